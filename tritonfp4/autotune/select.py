@@ -1,0 +1,85 @@
+"""The heuristic: (op, formats, shape, device) -> Config. Deterministic, free at start-up, readable."""
+
+from __future__ import annotations
+
+import functools
+
+from tritonfp4.autotune.legality import FP4, Problem, illegal
+from tritonfp4.config import Config
+from tritonfp4.layouts import ceil_div
+
+#: From this M on, decoding operands once in memory beats decoding them in every tile that uses them.
+DEQUANTIZE_FROM_M = 256
+
+
+def _up_to(n: int, low: int, high: int) -> int:
+    """The smallest power of two that is at least n, kept within [low, high]."""
+    size = low
+    while size < high and size < n:
+        size *= 2
+    return size
+
+
+@functools.lru_cache(maxsize=4096)
+def select(problem: Problem) -> Config:
+    """The launch parameters for a problem. Raises ValueError if no legal config exists."""
+    config = next((c for c in candidates(problem) if illegal(c, problem) is None), None)
+    if config is None:
+        reasons = "; ".join(f"{c}: {illegal(c, problem)}" for c in candidates(problem))
+        raise ValueError(f"no legal config for {problem}: {reasons}")
+    return config
+
+
+def explain(problem: Problem) -> str:
+    """One line: the chosen path and why the ones before it were passed over."""
+    passed = []
+    for config in candidates(problem):
+        reason = illegal(config, problem)
+        if reason is None:
+            return f"{config.path}" + (f" ({'; '.join(dict.fromkeys(passed))})" if passed else "")
+        passed.append(f"not {config.path}: {reason}")
+    return "refused: " + "; ".join(passed)
+
+
+def candidates(problem: Problem) -> list[Config]:
+    """Configs in order of preference; the first legal one is taken."""
+    return _matmul(problem) if problem.op == "matmul" else [_elementwise(problem)]
+
+
+def _elementwise(problem: Problem) -> Config:
+    """Tiles of about 4096 elements, 16 bytes a thread and load, whole scale blocks."""
+    if problem.device.interpreted:  # few programs: each costs a trip through Python
+        return Config(problem.op, block_m=_up_to(problem.m, 1, 128), block_k=_up_to(problem.k, 64, 1024))
+    if problem.op == "relayout":
+        return Config(problem.op, block_m=128, block_k=_up_to(problem.k, 4, 16))
+    if problem.op == "amax":
+        return Config(problem.op, block_m=_up_to(problem.m, 1, 8), block_k=1024)
+    if problem.op == "shuffle":
+        return Config(problem.op, block_m=8, block_k=512)
+    if problem.op == "dequantize":
+        return Config(problem.op, block_m=16, block_k=512)
+    return Config(problem.op, block_m=32, block_k=128)
+
+
+def _matmul(problem: Problem) -> list[Config]:
+    m, n, k = problem.m, problem.n, problem.k
+    if problem.device.interpreted:
+        bm, bn = _up_to(m, 16, 128), _up_to(n, 16, 128)
+        return [Config("upcast", bm, _up_to(k, 64, 256), bn)]
+    found = []
+    small = m <= 64
+    if small:  # weights take the wide side of the MMA, activations the narrow one
+        tile = _up_to(m, 16, 64)
+        found += [Config("native", 128, 256, max(tile, 16), num_stages=3, swap=True)]
+        found += [Config("upcast", bm, 128, tile, 4, stages, swap=True) for bm in (64,) for stages in (4, 3, 2)]
+    else:
+        found += [Config("native", 128, 256, 128, num_warps=8, num_stages=stages, group_m=8) for stages in (3, 2)]
+        wide = (128, 256) if problem.device.arch.shared_bytes > 200_000 else (128, 128)
+        if m >= DEQUANTIZE_FROM_M and (problem.a in FP4 or problem.b in FP4):
+            tiles = ceil_div(m, wide[0]) * ceil_div(n, wide[1])
+            if tiles >= problem.device.sm_count:
+                found += [Config("dequantize", wide[0], 64, wide[1], 8, s, group_m=8) for s in (4, 3)]
+            found += [Config("dequantize", 128, 64, 128, 8, s, group_m=8) for s in (4, 3, 2)]
+        found += [Config("upcast", 128, 128, 128, 8, stages, group_m=8) for stages in (3, 2)]
+    found += [Config("upcast", 64, 128, 64, 4, 2, group_m=8), Config("upcast", 32, 64, 32, 4, 2, group_m=8)]
+    return found

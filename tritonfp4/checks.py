@@ -1,0 +1,181 @@
+"""Every argument check, every error class, every error text.
+
+A check takes the caller's public name first. A message reads ``function: argument ...: got X, want Y`` and keeps the
+fragments of the original libraries' messages that their callers match on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from tritonfp4 import formats
+from tritonfp4.layouts import LAYOUTS, SfLayout
+
+
+class ArgumentError(AssertionError, ValueError):
+    """An argument, or a combination of arguments, that has no meaning here."""
+
+
+class ShapeError(ArgumentError):
+    """A tensor of the wrong rank, shape, size or strides."""
+
+
+class DTypeError(AssertionError, TypeError, ValueError):
+    """A tensor of the wrong dtype, or an argument of the wrong type."""
+
+
+class DeviceError(RuntimeError, ValueError):
+    """Tensors on different devices, or on one that cannot run what was asked for."""
+
+
+class UnsupportedError(NotImplementedError, ValueError):
+    """A meaningful request that is not implemented."""
+
+
+class BackendError(RuntimeError, ValueError):
+    """An unknown backend, or one that cannot run here."""
+
+
+#: Dtypes that the quantizers read and that stand for a plain (unquantized) GEMM operand.
+INPUT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+PLAIN_DTYPES = (torch.bfloat16, torch.float16)
+FP4_DTYPES = (torch.uint8, torch.float4_e2m1fn_x2)
+SCALE_DTYPES = {
+    "e4m3": (torch.uint8, torch.float8_e4m3fn),
+    "e8m0": (torch.uint8, torch.float8_e8m0fnu),
+}
+
+
+def names(values: Sequence[object]) -> str:
+    return ", ".join(str(v).removeprefix("torch.") for v in values)
+
+
+def is_tensor(fn: str, arg: str, x: Any) -> None:
+    if not isinstance(x, torch.Tensor):
+        raise DTypeError(f"{fn}: {arg} must be a torch.Tensor, got {type(x).__name__}")
+
+
+def dtype(fn: str, arg: str, x: torch.Tensor, wanted: Sequence[torch.dtype], text: str = "") -> None:
+    is_tensor(fn, arg, x)
+    if x.dtype not in wanted:
+        raise DTypeError(f"{fn}: {text or f'{arg} has an unsupported dtype'}: got {arg} of {names([x.dtype])}, want {names(wanted)}")
+
+
+def same_device(fn: str, **tensors: torch.Tensor | None) -> None:
+    given = {name: t for name, t in tensors.items() if t is not None}
+    first = next(iter(given))
+    for name, t in given.items():
+        if t.device != given[first].device:
+            raise DeviceError(
+                f"{fn}: {name} is on {t.device} but {first} is on {given[first].device}; all tensors must share one device"
+            )
+
+
+def choice(fn: str, arg: str, value: Any, wanted: Sequence[Any]) -> None:
+    if value not in wanted:
+        raise ArgumentError(f"{fn}: {arg} is unknown: got {value!r}, want one of {names(wanted)}")
+
+
+def layout(fn: str, arg: str, value: Any) -> SfLayout:
+    try:
+        return SfLayout(value)
+    except ValueError:
+        raise ArgumentError(
+            f"{fn}: {arg} is unknown: got {value!r}, want one of {names([f'{k.name} ({k.value})' for k in SfLayout])}"
+        ) from None
+
+
+def block_format(fn: str, arg: str, value: Any, wanted: Sequence[str] = formats.FP4_FORMATS) -> formats.BlockFormat:
+    name = value.name if isinstance(value, formats.BlockFormat) else value
+    if not isinstance(name, str) or name not in wanted:
+        raise ArgumentError(f"{fn}: {arg} is unknown: got {value!r}, want one of {names(wanted)}")
+    return formats.FORMATS[name]
+
+
+def rule(fn: str, arg: str, value: Any, fmt: formats.BlockFormat) -> str:
+    """Canonical name of a scale rule, checked against the format."""
+    found = formats.RULE_ALIASES.get(str(getattr(value, "value", value)))
+    if found is None:
+        raise ArgumentError(f"{fn}: {arg} is unknown: got {value!r}, want one of {names(list(formats.RULE_ALIASES))}")
+    if found not in formats.RULES[fmt.name]:
+        kind = "MXFP4 quantization only supports the `always_6` and `always_4` scale rules"
+        text = kind if fmt.name == "mxfp4" else f"{fmt.name} has no such rule"
+        raise ArgumentError(f"{fn}: {text}: got {arg}={value!r}, want one of {names(formats.RULES[fmt.name])}")
+    return found
+
+
+def e4m3_max(fn: str, value: Any) -> int:
+    if value not in (256, 448):
+        raise ArgumentError(f"{fn}: e4m3_max must be 256 or 448, got {value!r}")
+    return int(value)
+
+
+def quantizer_input(fn: str, arg: str, x: torch.Tensor, vec: int | None) -> tuple[int, int]:
+    """Rows and columns of a quantizer's input, leading dimensions flattened. `vec` None: any K."""
+    is_tensor(fn, arg, x)
+    if x.dtype not in INPUT_DTYPES:
+        raise UnsupportedTypeError(f"{fn}: {arg} has an unsupported dtype: got {names([x.dtype])}, want {names(INPUT_DTYPES)}")
+    if x.ndim < 2:
+        raise ShapeError(f"{fn}: {arg} must have at least 2 dimensions, got shape {tuple(x.shape)}")
+    cols = x.shape[-1]
+    if vec is not None and cols % vec:
+        raise ShapeError(f"{fn}: the last dimension of {arg} must be a multiple of the block of {vec}, got shape {tuple(x.shape)}")
+    rows = 1
+    for size in x.shape[:-1]:
+        rows *= size
+    return rows, cols
+
+
+class UnsupportedTypeError(UnsupportedError, TypeError):
+    """A dtype that is not implemented."""
+
+
+def global_scale(fn: str, arg: str, scale: torch.Tensor, rows: int) -> None:
+    is_tensor(fn, arg, scale)
+    if not scale.is_floating_point() or scale.element_size() < 2:
+        raise DTypeError(f"{fn}: {arg} must be a float tensor, got {names([scale.dtype])}, want float32")
+    if scale.numel() not in (1, rows):
+        raise ShapeError(
+            f"{fn}: {arg} must be a scalar, or one scale per row: got shape {tuple(scale.shape)}, want 1 or {rows} elements"
+        )
+
+
+def scale_buffer(fn: str, arg: str, scales: torch.Tensor, fmt: formats.BlockFormat, kind: SfLayout, rows: int, cols: int) -> None:
+    """A scale buffer of a [rows, cols] scale matrix: 2-D or flat, with exactly the bytes of its layout."""
+    dtype(fn, arg, scales, SCALE_DTYPES[fmt.scale])
+    want = LAYOUTS[kind].numel(rows, cols)
+    if scales.ndim not in (1, 2) or scales.numel() != want:
+        padded = LAYOUTS[kind].storage_shape(rows, cols)
+        raise ShapeError(
+            f"{fn}: {arg} size does not match: got shape {tuple(scales.shape)}, want {padded[0]} x {padded[1]} = {want} "
+            f"scales ({rows} rows of {cols} scales in {kind.name}), 2-D or flat"
+        )
+
+
+def output(fn: str, out: torch.Tensor, shape: tuple[int, int], wanted: torch.dtype, device: torch.device) -> None:
+    is_tensor(fn, "out", out)
+    if tuple(out.shape) != tuple(shape):
+        raise ShapeError(f"{fn}: Output shape mismatch: got out of shape {tuple(out.shape)}, want {tuple(shape)}")
+    if out.dtype != wanted:
+        raise DTypeError(f"{fn}: Output dtype mismatch: got out of {names([out.dtype])}, want {names([wanted])}")
+    if out.device != device:
+        raise DeviceError(f"{fn}: Output device mismatch: got out on {out.device}, want {device}")
+    if shape[0] * shape[1] == 0:
+        return
+    if shape[1] > 1 and out.stride(-1) != 1:
+        raise ShapeError(f"{fn}: out must have stride(-1) == 1, got strides {out.stride()}")
+    if shape[0] > 1 and out.stride(0) < shape[1]:
+        raise ShapeError(f"{fn}: the rows of out overlap: got strides {out.stride()}, want stride(0) >= {shape[1]}")
+
+
+def backend(fn: str, value: Any, wanted: Sequence[str]) -> None:
+    if value not in wanted:
+        raise BackendError(f"{fn}: Unknown backend: {value!r}, want one of {names(wanted)}")
+
+
+def out_dtype(fn: str, value: Any, wanted: Sequence[torch.dtype]) -> None:
+    if value not in wanted:
+        raise UnsupportedTypeError(f"{fn}: Unsupported output dtype: got out_dtype={value}, want one of {names(wanted)}")

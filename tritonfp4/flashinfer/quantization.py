@@ -1,0 +1,522 @@
+"""flashinfer's FP4 quantizers and scale-layout functions."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tritonfp4 import checks
+from tritonfp4.checks import ArgumentError, ShapeError, UnsupportedError
+from tritonfp4.formats import MXFP4, NVFP4
+from tritonfp4.layouts import LAYOUTS, SfLayout, ceil_div, shuffle_block
+from tritonfp4.verbs.quantize import call_quantize
+
+#: Names that flashinfer gives its kernels, and ours; all but the last two mean the same here.
+BACKENDS = ("cuda", "cute-dsl", "cake", "auto", "triton", "torch")
+
+
+class NVFP44Over6ErrMode(enum.IntEnum):
+    """How four-over-six measures the error of a block."""
+
+    MAE = 0
+    MSE = 1
+
+
+@dataclass(frozen=True)
+class NVFP44Over6Config:
+    """A four-over-six recipe.
+
+    Attributes:
+        e4m3_max: range of the block scales, 448 or 256.
+        err_mode: "MAE" or "MSE".
+        err_use_fast_math: accepted for flashinfer's sake; errors are always computed in fp32.
+    """
+
+    e4m3_max: int = 448
+    err_mode: NVFP44Over6ErrMode | str = NVFP44Over6ErrMode.MAE
+    err_use_fast_math: bool = False
+
+    def __post_init__(self) -> None:
+        if self.e4m3_max not in (256, 448):
+            raise ArgumentError(f"NVFP44Over6Config: e4m3_max must be either 256 or 448, got {self.e4m3_max!r}")
+        mode = self.err_mode
+        try:
+            mode = NVFP44Over6ErrMode[mode.upper()] if isinstance(mode, str) else NVFP44Over6ErrMode(mode)
+        except (KeyError, ValueError):
+            raise ArgumentError(f"NVFP44Over6Config: err_mode must be MAE or MSE, got {self.err_mode!r}") from None
+        object.__setattr__(self, "err_mode", mode)
+
+    @property
+    def rule(self) -> str:
+        """Name of the scale rule."""
+        return "mse" if self.err_mode == NVFP44Over6ErrMode.MSE else "mae"
+
+
+class _Unset:
+    def __repr__(self) -> str:
+        return "<unset>"
+
+
+UNSET = _Unset()
+
+
+def _recipe(fn: str, recipe: Any) -> NVFP44Over6Config | None:
+    if recipe is None or isinstance(recipe, _Unset):
+        return None
+    if isinstance(recipe, NVFP44Over6Config):
+        return recipe
+    raise ArgumentError(f"{fn}: nvfp4_4over6 must be an NVFP44Over6Config or None, got {recipe!r}")
+
+
+def _core(backend: str) -> str:
+    return backend if backend in ("triton", "torch") else "auto"
+
+
+def _scalar(value: Any, x: torch.Tensor) -> torch.Tensor:
+    """A Python number as a tensor on x's device; tensors pass through."""
+    return torch.full((1,), float(value), dtype=torch.float32, device=x.device) if isinstance(value, (int, float)) else value
+
+
+def fp4_quantize(
+    input: torch.Tensor,
+    global_scale: torch.Tensor | None = None,
+    sf_vec_size: int = 16,
+    sf_use_ue8m0: bool = False,
+    is_sf_swizzled_layout: bool = True,
+    is_sf_8x4_layout: bool = False,
+    is_global_scale_inversed: bool = False,
+    enable_pdl: bool | None = None,
+    backend: str = "cuda",
+    nvfp4_4over6: NVFP44Over6Config | None | _Unset = UNSET,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantize to NVFP4 (``sf_vec_size=16``) or MXFP4 (``sf_vec_size=32, sf_use_ue8m0=True``).
+
+    Args:
+        input: ``[*lead, K]`` bf16, fp16 or fp32, any strides; K a multiple of `sf_vec_size`.
+        global_scale: NVFP4 only: the encode scale ``448 * 6 / amax``, fp32 with 1 element or one for each row.
+        sf_vec_size: 16 or 32.
+        sf_use_ue8m0: whether scales are powers of two.
+        is_sf_swizzled_layout: swizzled scales (128x4, or 8x4 with `is_sf_8x4_layout`); else linear.
+        is_sf_8x4_layout: 8x4 instead of 128x4.
+        is_global_scale_inversed: `global_scale` is the decode multiplier ``amax / (448 * 6)``.
+        enable_pdl: ignored.
+        backend: any of flashinfer's names, ``"triton"`` or ``"torch"`` (the reference).
+        nvfp4_4over6: a four-over-six recipe; omitted or None: off.
+
+    Returns:
+        ``(x_q, sf)``: uint8 ``[*lead, K / 2]``, low nibble first, and uint8 scales ``[round_up(M, 128 or 8),
+        round_up(K / vec, 4)]`` (swizzled, padding 0) or ``[M, K / vec]`` (linear).
+
+    Raises:
+        UnsupportedError: `sf_vec_size` or the dtype is not supported. ArgumentError, ShapeError, DTypeError,
+        DeviceError: see the text. Source of the convention: flashinfer 0.7.2 ``fp4_quantize``.
+    """
+    return _fp4_quantize(
+        "fp4_quantize", "input", input, global_scale, sf_vec_size, sf_use_ue8m0, is_sf_swizzled_layout,
+        is_sf_8x4_layout, is_global_scale_inversed, backend, nvfp4_4over6,
+    )  # fmt: skip
+
+
+def _fp4_quantize(
+    fn: str,
+    arg: str,
+    x: torch.Tensor,
+    global_scale: torch.Tensor | None,
+    vec: int,
+    ue8m0: bool,
+    swizzled: bool,
+    is_8x4: bool,
+    inverse: bool,
+    backend: str,
+    nvfp4_4over6: Any,
+    scale_arg: str = "global_scale",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if vec not in (16, 32):
+        raise UnsupportedError(f"{fn}: sf_vec_size can only be 16 or 32, got {vec!r}")
+    checks.backend(fn, backend, BACKENDS)
+    if bool(ue8m0) != (vec == 32):
+        raise UnsupportedError(
+            f"{fn}: sf_vec_size={vec} with sf_use_ue8m0={ue8m0} is no format: want 16 with False (NVFP4) or 32 with True (MXFP4)"
+        )
+    if is_8x4 and not swizzled:
+        raise ArgumentError(f"{fn}: is_sf_8x4_layout=True needs is_sf_swizzled_layout=True")
+    recipe = _recipe(fn, nvfp4_4over6)
+    fmt = MXFP4 if vec == 32 else NVFP4
+    if recipe is not None and fmt is MXFP4:
+        raise ArgumentError(f"{fn}: nvfp4_4over6 applies to NVFP4 only, got sf_vec_size={vec}, sf_use_ue8m0={ue8m0}")
+    if recipe is not None and isinstance(x, torch.Tensor) and x.dtype == torch.float8_e4m3fn:
+        raise checks.UnsupportedTypeError(f"{fn}: nvfp4_4over6 requires fp16 or bf16 input, got {x.dtype}")
+    if fmt is NVFP4 and global_scale is None:
+        raise ArgumentError(f"{fn}: globalScale is required when sfUseUE8M0 is false, got {scale_arg}=None")
+    layout = SfLayout.layout_linear if not swizzled else SfLayout.layout_8x4 if is_8x4 else SfLayout.layout_128x4
+    values, scales, _ = call_quantize(
+        fn, x, fmt, arg=arg, scale_arg=scale_arg, rule="static_6" if recipe is None else recipe.rule,
+        e4m3_max=448 if recipe is None else recipe.e4m3_max, global_scale=global_scale,
+        scale_from="decode" if inverse else "encode", layout=layout, backend=_core(backend),
+    )  # fmt: skip
+    return values, _as_2d(scales, x, fmt.vec, layout)
+
+
+def _as_2d(scales: torch.Tensor, x: torch.Tensor, vec: int, layout: SfLayout) -> torch.Tensor:
+    rows = 1
+    for size in x.shape[:-1]:
+        rows *= size
+    return scales.view(LAYOUTS[layout].storage_shape(rows, x.shape[-1] // vec))
+
+
+def nvfp4_quantize(
+    a: torch.Tensor,
+    a_global_sf: torch.Tensor | float,
+    sfLayout: SfLayout | int = SfLayout.layout_128x4,
+    do_shuffle: bool = False,
+    sf_vec_size: int = 16,
+    enable_pdl: bool | None = None,
+    backend: str = "cuda",
+    per_token_activation: bool = False,
+    expanded_idx_to_permuted_idx: torch.Tensor | None = None,
+    out_scale: torch.Tensor | None = None,
+    nvfp4_4over6: NVFP44Over6Config | None | _Unset = UNSET,
+) -> tuple[torch.Tensor, ...]:
+    """Quantize to NVFP4.
+
+    Args:
+        a: ``[*lead, K]`` bf16, fp16 or fp32; K a multiple of 16.
+        a_global_sf: the encode scale ``448 * 6 / amax`` (tensor with 1 element or one for each row, or a number). With
+            `per_token_activation` the scalar ``1 / (448 * 6)`` instead.
+        sfLayout: layout of the scales.
+        do_shuffle: put the rows of values and scales into TensorRT-LLM's order, for ``mm_fp4(backend="trtllm")``;
+            needs 128x4 scales and rows in multiples of 32.
+        sf_vec_size: 16.
+        enable_pdl: ignored.
+        backend: any of flashinfer's names, ``"triton"`` or ``"torch"``.
+        per_token_activation: one global scale for each row, from its own amax.
+        expanded_idx_to_permuted_idx: int32; in flashinfer only the rows it lists are written. Here all rows are.
+        out_scale: scalar that the returned per-token scales are multiplied by.
+        nvfp4_4over6: a four-over-six recipe; omitted or None: off.
+
+    Returns:
+        ``(a_fp4, a_sf)``: uint8 ``[*lead, K / 2]`` and uint8 2-D scales as `fp4_quantize`; with `per_token_activation` also
+        the decode multipliers, fp32 ``[M]`` (0 for an all-zero row), in the order of the input rows.
+
+    Raises:
+        ArgumentError, ShapeError, DTypeError, DeviceError, UnsupportedError, BackendError. Source of the convention:
+        flashinfer 0.7.2 ``nvfp4_quantize``.
+    """
+    fn = "nvfp4_quantize"
+    checks.backend(fn, backend, BACKENDS)
+    layout = checks.layout(fn, "sfLayout", sfLayout)
+    if do_shuffle and layout != SfLayout.layout_128x4:
+        raise ArgumentError(f"{fn}: do_shuffle=True needs sfLayout=layout_128x4, got {layout.name}")
+    stored = SfLayout.layout_linear if do_shuffle else layout
+    checks.is_tensor(fn, "a", a)
+    scale = _scalar(a_global_sf, a)
+    recipe = _recipe(fn, nvfp4_4over6)
+    if not per_token_activation:
+        if out_scale is not None:
+            raise ArgumentError(f"{fn}: out_scale is only supported with per_token_activation=True")
+        if expanded_idx_to_permuted_idx is not None:
+            raise ArgumentError(f"{fn}: expanded_idx_to_permuted_idx is only supported with per_token_activation=True")
+        swizzled, is_8x4 = stored != SfLayout.layout_linear, stored == SfLayout.layout_8x4
+        values, sf = _fp4_quantize(
+            fn, "a", a, scale, sf_vec_size, sf_vec_size == 32, swizzled, is_8x4, False, backend, nvfp4_4over6, "a_global_sf"
+        )
+        return _shuffled(fn, values, sf, _core(backend)) if do_shuffle else (values, sf)
+    if sf_vec_size != 16:
+        raise ArgumentError(f"{fn}: Per-token NVFP4 quantization only supports sf_vec_size=16, got {sf_vec_size!r}")
+    if expanded_idx_to_permuted_idx is not None:
+        checks.dtype(fn, "expanded_idx_to_permuted_idx", expanded_idx_to_permuted_idx, (torch.int32,))
+    _check_range(fn, a_global_sf, recipe, nvfp4_4over6)
+    values, scales, per_token = call_quantize(
+        fn, a, NVFP4, arg="a", scale_arg="a_global_sf", rule="static_6" if recipe is None else recipe.rule,
+        e4m3_max=448 if recipe is None else recipe.e4m3_max, global_scale=scale, out_scale=out_scale,
+        scale_from="row", layout=stored, backend=_core(backend),
+    )  # fmt: skip
+    sf = _as_2d(scales, a, 16, stored)
+    if do_shuffle:
+        values, sf = _shuffled(fn, values, sf, _core(backend))
+    return values, sf, per_token
+
+
+def _check_range(fn: str, given: torch.Tensor | float, recipe: NVFP44Over6Config | None, setting: Any) -> None:
+    """Refuse a per-token scalar that belongs to another recipe, where it can be read without a synchronization."""
+    if isinstance(setting, _Unset) or torch.compiler.is_compiling():
+        return
+    if isinstance(given, torch.Tensor):
+        if given.device.type != "cpu" or given.numel() != 1:
+            return
+        given = float(given)
+    want = 1.0 / (6.0 * (448 if recipe is None else recipe.e4m3_max))
+    if abs(given - want) > 1e-3 * want:
+        raise ArgumentError(f"{fn}: a_global_sf={given!r} does not match the recipe {recipe!r}, which implies {want!r}")
+
+
+def _shuffled(fn: str, values: torch.Tensor, linear: torch.Tensor, backend: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values and linear scales in TensorRT-LLM's row order, scales then in 128x4."""
+    rows, cols = linear.shape
+    if values.ndim != 2 or rows % 32:
+        raise ShapeError(f"{fn}: do_shuffle=True needs a 2-D input with rows in multiples of 32, got {rows} rows")
+    shuffled = torch.ops.tritonfp4.shuffle_rows.default(values, 32, backend)
+    flat = torch.ops.tritonfp4.relayout.default(
+        linear.reshape(-1), [1, rows, cols], int(SfLayout.layout_linear), int(SfLayout.layout_128x4), 32, backend
+    )
+    return shuffled, flat.view(LAYOUTS[SfLayout.layout_128x4].storage_shape(rows, cols))
+
+
+def mxfp4_quantize(
+    a: torch.Tensor,
+    backend: str = "cuda",
+    enable_pdl: bool | None = None,
+    sfLayout: SfLayout | int = SfLayout.layout_128x4,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantize to MXFP4 with the RCEIL scale rule.
+
+    Args:
+        a: ``[*lead, K]`` bf16, fp16 or fp32; K a multiple of 32.
+        backend: any of flashinfer's names, ``"triton"`` or ``"torch"``.
+        enable_pdl: ignored.
+        sfLayout: layout of the scales.
+
+    Returns:
+        uint8 ``[*lead, K / 2]`` and e8m0 scale bytes as uint8, 2-D as `fp4_quantize`.
+
+    Raises:
+        ShapeError, DTypeError, UnsupportedError, BackendError. Source: flashinfer 0.7.2 ``mxfp4_quantize``.
+    """
+    fn = "mxfp4_quantize"
+    layout = checks.layout(fn, "sfLayout", sfLayout)
+    swizzled, is_8x4 = layout != SfLayout.layout_linear, layout == SfLayout.layout_8x4
+    return _fp4_quantize(fn, "a", a, None, 32, True, swizzled, is_8x4, False, backend, UNSET)
+
+
+def make_nvfp4_global_scale(
+    input_tensor: torch.Tensor,
+    per_token_activation: bool,
+    global_scale: float | None = None,
+    nvfp4_4over6_config: NVFP44Over6Config | None = None,
+) -> torch.Tensor:
+    """The global scale that the NVFP4 quantizers expect.
+
+    Args:
+        input_tensor: ``[*lead, K]`` bf16, fp16 or fp32 whose amax sets the scale.
+        per_token_activation: return the constant ``1 / (448 * 6)`` of per-token quantization instead.
+        global_scale: an explicit scale, returned as a tensor.
+        nvfp4_4over6_config: recipe whose ``e4m3_max`` replaces 448.
+
+    Returns:
+        fp32 ``[1]``: the encode scale ``448 * 6 / amax`` (1 for an all-zero tensor; flashinfer returns FLT_MAX, which gives
+        the same bytes), computed without a synchronization.
+
+    Raises:
+        ShapeError, DTypeError, ArgumentError. Source: flashinfer 0.7.2 ``make_nvfp4_global_scale``.
+    """
+    fn = "make_nvfp4_global_scale"
+    checks.quantizer_input(fn, "input_tensor", input_tensor, None)
+    recipe = _recipe(fn, nvfp4_4over6_config)
+    limit = 448 if recipe is None else recipe.e4m3_max
+    if per_token_activation:
+        return _scalar(1.0 / (6.0 * limit), input_tensor)
+    if global_scale is not None:
+        if not isinstance(global_scale, (int, float)):
+            raise checks.DTypeError(f"{fn}: global_scale must be a number, got {type(global_scale).__name__}")
+        return _scalar(global_scale, input_tensor)
+    return torch.ops.tritonfp4.nvfp4_global_scale.default(input_tensor, "static_6", limit, "auto")
+
+
+def block_scale_interleave(unswizzled_sf: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Linear scales -> 128x4.
+
+    Args:
+        unswizzled_sf: ``[R, C]`` or ``[B, R, C]``, uint8, bf16, or a float8 view of scale bytes.
+        out: contiguous flat buffer of the padded size and the same dtype.
+
+    Returns:
+        Flat ``[B * round_up(R, 128) * round_up(C, 4)]`` of the same dtype; every matrix padded with 0 on its own.
+
+    Raises:
+        DTypeError, ShapeError, ArgumentError, DeviceError. Source: flashinfer 0.7.2 ``block_scale_interleave``.
+    """
+    return _interleave("block_scale_interleave", "unswizzled_sf", unswizzled_sf, out, 0)
+
+
+nvfp4_block_scale_interleave = block_scale_interleave
+
+_SCALE_BYTES = (torch.uint8, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e8m0fnu)
+
+
+def _interleave(fn: str, arg: str, x: torch.Tensor, out: torch.Tensor | None, row_shuffle: int) -> torch.Tensor:
+    checks.is_tensor(fn, arg, x)
+    if x.dtype not in _SCALE_BYTES:
+        raise checks.DTypeError(
+            f"{fn}: Input dtype must be uint8 or bfloat16, got {x.dtype} ({arg}; float8 views of scales are accepted too)"
+        )
+    if x.ndim not in (2, 3):
+        raise ShapeError(f"{fn}: {arg} must have 2 or 3 dimensions, got shape {tuple(x.shape)}")
+    batch = x.shape[0] if x.ndim == 3 else 1
+    rows, cols = x.shape[-2:]
+    raw = x if x.dtype == torch.bfloat16 else x.view(torch.uint8)
+    source, target = int(SfLayout.layout_linear), int(SfLayout.layout_128x4)
+    args = (raw.reshape(-1), [batch, rows, cols], source, target, row_shuffle, "auto")
+    if out is None:
+        return torch.ops.tritonfp4.relayout.default(*args).view(x.dtype)
+    size = batch * LAYOUTS[SfLayout.layout_128x4].numel(rows, cols)
+    if out.device != x.device or out.dtype != x.dtype or out.shape != (size,) or not out.is_contiguous():
+        raise ArgumentError(
+            f"{fn}: block_scale_interleave out must be a contiguous flat tensor of shape ({size},), dtype {x.dtype}, "
+            f"on {x.device}, got shape {tuple(out.shape)}, dtype {out.dtype}, on {out.device}"
+        )
+    torch.ops.tritonfp4.relayout_out.default(*args, out if x.dtype == torch.bfloat16 else out.view(torch.uint8))
+    return out
+
+
+def shuffle_matrix_a(input_tensor: torch.Tensor, epilogue_tile_m: int) -> torch.Tensor:
+    """Rows of a matrix in TensorRT-LLM's order.
+
+    Args:
+        input_tensor: ``[M, ...]``; M a multiple of 32 (tile a multiple of 128) or 16.
+        epilogue_tile_m: rows of the epilogue tile.
+
+    Returns:
+        A copy with permuted rows (see `tritonfp4.layouts.shuffled_index`).
+
+    Raises:
+        ShapeError, ArgumentError. Source: flashinfer 0.7.2 ``shuffle_matrix_a``.
+    """
+    fn = "shuffle_matrix_a"
+    checks.is_tensor(fn, "input_tensor", input_tensor)
+    block = _tile(fn, epilogue_tile_m)
+    if input_tensor.ndim < 1 or input_tensor.shape[0] % block:
+        raise ShapeError(
+            f"{fn}: the rows of input_tensor must be a multiple of {block}, got shape {tuple(input_tensor.shape)}"
+        )
+    return torch.ops.tritonfp4.shuffle_rows.default(input_tensor, block, "auto")
+
+
+def _tile(fn: str, tile: int) -> int:
+    if not isinstance(tile, int) or tile < 16 or tile % 16:
+        raise ArgumentError(f"{fn}: epilogue_tile_m must be a positive multiple of 16, got {tile!r}")
+    return shuffle_block(tile)
+
+
+def shuffle_matrix_sf_a(input_tensor: torch.Tensor, epilogue_tile_m: int, num_elts_per_sf: int = 16) -> torch.Tensor:
+    """Linear scales with rows in TensorRT-LLM's order, interleaved to 128x4.
+
+    Args:
+        input_tensor: ``[M, C]`` linear scales, uint8, bf16 or a float8 view; M a multiple of 32 (or 16). flashinfer
+            wants a multiple of 128; other row counts are padded here.
+        epilogue_tile_m: rows of the epilogue tile.
+        num_elts_per_sf: 16 or 32; does not change the result.
+
+    Returns:
+        Flat ``[round_up(M, 128) * round_up(C, 4)]``.
+
+    Raises:
+        ShapeError, DTypeError, ArgumentError. Source: flashinfer 0.7.2 ``shuffle_matrix_sf_a``.
+    """
+    fn = "shuffle_matrix_sf_a"
+    checks.is_tensor(fn, "input_tensor", input_tensor)
+    checks.choice(fn, "num_elts_per_sf", num_elts_per_sf, (16, 32))
+    block = _tile(fn, epilogue_tile_m)
+    if input_tensor.ndim != 2 or input_tensor.shape[0] % block:
+        raise ShapeError(
+            f"{fn}: input_tensor must be 2-D with rows in multiples of {block}, got shape {tuple(input_tensor.shape)}"
+        )
+    return _interleave(fn, "input_tensor", input_tensor, None, block)
+
+
+def e2m1_and_ufp8sf_scale_to_float(
+    e2m1_tensor: torch.Tensor,
+    ufp8_scale_tensor: torch.Tensor,
+    global_scale_tensor: torch.Tensor | None = None,
+    sf_vec_size: int = 16,
+    ufp8_type: int = 1,
+    is_sf_swizzled_layout: bool = True,
+    is_sf_8x4_layout: bool = False,
+) -> torch.Tensor:
+    """Dequantize FP4 to fp32.
+
+    Args:
+        e2m1_tensor: uint8 (or float4) ``[M, K / 2]``.
+        ufp8_scale_tensor: scale bytes of the layout's exact size, flat or 2-D.
+        global_scale_tensor: the decode multiplier (1 / G), 1 element; None means 1. Ignored for `ufp8_type` 0.
+        sf_vec_size: 16 or 32.
+        ufp8_type: 1 for e4m3 scales, 0 for ue8m0 (whose code 0 decodes to 0 here, as in flashinfer).
+        is_sf_swizzled_layout: swizzled scales; else linear.
+        is_sf_8x4_layout: 8x4 instead of 128x4.
+
+    Returns:
+        fp32 ``[M, K]`` on the CPU, as flashinfer does.
+
+    Raises:
+        ShapeError ("scaleFP8SF size does not match"), DTypeError, ArgumentError. Source: flashinfer 0.7.2.
+    """
+    fn = "e2m1_and_ufp8sf_scale_to_float"
+    checks.choice(fn, "sf_vec_size", sf_vec_size, (16, 32))
+    checks.choice(fn, "ufp8_type", ufp8_type, (0, 1))
+    if is_sf_8x4_layout and not is_sf_swizzled_layout:
+        raise ArgumentError(f"{fn}: is_sf_8x4_layout=True needs is_sf_swizzled_layout=True")
+    if (sf_vec_size == 32) != (ufp8_type == 0):
+        raise UnsupportedError(
+            f"{fn}: sf_vec_size={sf_vec_size} with ufp8_type={ufp8_type} is no format: want 16 with 1 (NVFP4) or 32 with 0 (MXFP4)"
+        )
+    kind = (
+        SfLayout.layout_linear if not is_sf_swizzled_layout else SfLayout.layout_8x4 if is_sf_8x4_layout else SfLayout.layout_128x4
+    )
+    args = (e2m1_tensor, ufp8_scale_tensor, global_scale_tensor if ufp8_type == 1 else None)
+    return _dequantize(fn, ("e2m1_tensor", "ufp8_scale_tensor", "global_scale_tensor"), *args, sf_vec_size, kind)
+
+
+def _dequantize(
+    fn: str,
+    names: tuple[str, str, str],
+    values: torch.Tensor,
+    scales: torch.Tensor,
+    global_scale: torch.Tensor | None,
+    vec: int,
+    kind: SfLayout,
+) -> torch.Tensor:
+    checks.dtype(fn, names[0], values, checks.FP4_DTYPES)
+    fmt = MXFP4 if vec == 32 else NVFP4
+    if values.ndim != 2 or values.shape[1] * 2 % vec:
+        raise ShapeError(
+            f"{fn}: {names[0]} must be [M, K / 2] with K a multiple of {vec}, got shape {tuple(values.shape)}"
+        )
+    rows, k = values.shape[0], 2 * values.shape[1]
+    checks.dtype(fn, names[1], scales, checks.SCALE_DTYPES[fmt.scale])
+    want = LAYOUTS[kind].numel(rows, ceil_div(k, vec))
+    if scales.numel() != want:
+        raise ShapeError(
+            f"{fn}: scaleFP8SF size does not match: got {names[1]} with {scales.numel()} scales, want {want} "
+            f"({rows} rows of {k // vec} in {kind.name})"
+        )
+    if global_scale is not None:
+        checks.global_scale(fn, names[2], global_scale, 1)
+        global_scale = global_scale.to(values.device)
+    checks.same_device(fn, **{names[0]: values, names[1]: scales})
+    out = torch.ops.tritonfp4.dequantize.default(
+        values.view(torch.uint8), scales.reshape(-1).view(torch.uint8), global_scale, fmt.name, int(kind), 0, [rows, k],
+        torch.float32, True, "auto",
+    )  # fmt: skip
+    return out.cpu()
+
+
+def mxfp4_dequantize(
+    a_fp4: torch.Tensor, a_sf: torch.Tensor, sfLayout: SfLayout | int = SfLayout.layout_128x4
+) -> torch.Tensor:
+    """Dequantize MXFP4 to fp32.
+
+    Args:
+        a_fp4: uint8 (or float4) ``[M, K / 2]``, K a multiple of 32.
+        a_sf: e8m0 scale bytes in `sfLayout`, flat or 2-D; code 0 decodes to 0, as in flashinfer.
+        sfLayout: layout of the scales.
+
+    Returns:
+        fp32 ``[M, K]`` on the CPU, as flashinfer does.
+
+    Raises:
+        ShapeError, DTypeError, ArgumentError. Source: flashinfer 0.7.2 ``mxfp4_dequantize``.
+    """
+    fn = "mxfp4_dequantize"
+    return _dequantize(fn, ("a_fp4", "a_sf", ""), a_fp4, a_sf, None, 32, checks.layout(fn, "sfLayout", sfLayout))

@@ -1,0 +1,89 @@
+"""Block formats: what the bytes of a block-scaled matrix mean. Data only, no code that computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class BlockFormat:
+    """One block-scaled number format.
+
+    A matrix in the format is cut into blocks of ``block`` (rows, columns) elements; each block shares one scale.
+    ``x ~ element * scale * global_scale``, where ``global_scale`` exists only if ``two_level`` is set and is always the
+    decode multiplier.
+
+    Attributes:
+        name: the name that crosses op schemas, such as ``"nvfp4"``.
+        element: element encoding, ``"e2m1"`` (two in a byte, low nibble first) or ``"e4m3"``.
+        scale: scale encoding, ``"e4m3"``, ``"e8m0"`` or ``"fp32"``.
+        block: (rows, columns) of elements that share one scale; the columns run along the last logical dimension.
+        element_max: largest finite element.
+        two_level: whether an fp32 scale of the whole tensor (or of each row) exists above the block scales.
+    """
+
+    name: str
+    element: str
+    scale: str
+    block: tuple[int, int]
+    element_max: float
+    two_level: bool
+
+    @property
+    def vec(self) -> int:
+        """Elements along the last dimension that share one scale."""
+        return self.block[1]
+
+    @property
+    def packing(self) -> int:
+        """Elements in one byte."""
+        return 2 if self.element == "e2m1" else 1
+
+
+NVFP4 = BlockFormat("nvfp4", "e2m1", "e4m3", (1, 16), 6.0, True)
+MXFP4 = BlockFormat("mxfp4", "e2m1", "e8m0", (1, 32), 6.0, False)
+MXFP8 = BlockFormat("mxfp8", "e4m3", "e8m0", (1, 32), 448.0, False)
+FP8_1X128 = BlockFormat("fp8_1x128", "e4m3", "fp32", (1, 128), 448.0, False)
+FP8_128X128 = BlockFormat("fp8_128x128", "e4m3", "fp32", (128, 128), 448.0, False)
+
+FORMATS: dict[str, BlockFormat] = {f.name: f for f in (NVFP4, MXFP4, MXFP8, FP8_1X128, FP8_128X128)}
+
+#: Formats whose elements are e2m1: the ones that the quantizers and GEMMs of this version cover.
+FP4_FORMATS: tuple[str, ...] = ("nvfp4", "mxfp4")
+
+E4M3_MAX = 448.0
+FLT_MAX = 3.4028234663852886e38
+
+#: Scale rules: canonical name by every accepted name.
+RULE_ALIASES: dict[str, str] = {
+    "static_6": "static_6",
+    "always_6": "static_6",
+    "static_4": "static_4",
+    "always_4": "static_4",
+    "mse": "mse",
+    "mae": "mae",
+    "l1_norm": "mae",
+    "abs_max": "abs_max",
+    "rceil": "static_6",
+    "ceil": "static_4",
+    "floor": "floor",
+    "even": "even",
+}
+ADAPTIVE_RULES: tuple[str, ...] = ("mse", "mae", "abs_max")
+
+#: Canonical rules that each format can be quantized with. For MXFP4 ``static_6`` is the RCEIL rounding of the scale
+#: exponent and ``static_4`` is CEIL.
+RULES: dict[str, tuple[str, ...]] = {
+    "nvfp4": ("static_6", "static_4", *ADAPTIVE_RULES),
+    "mxfp4": ("static_6", "static_4", "floor", "even"),
+}
+
+
+def scale_range(rule: str, e4m3_max: int) -> float:
+    """``D``: the largest decoded magnitude before the global scale. The global encode scale is ``D / amax``."""
+    return (4.0 if rule == "static_4" else 6.0) * e4m3_max
+
+
+def default_e4m3_max(rule: str) -> int:
+    """Range of the block scales that the rule leaves to the global scale: 256 for 4/6 rules, else 448."""
+    return 256 if rule in ADAPTIVE_RULES else 448

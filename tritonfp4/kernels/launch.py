@@ -1,0 +1,24 @@
+"""What every launcher needs: the device guard, and whether kernels are interpreted."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+import triton
+
+#: Whether jit functions defined in this process run in Triton's interpreter on CPU tensors.
+INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
+
+
+def on_device(tensor: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Make the tensor's GPU current for the launch; nothing to do for CPU tensors."""
+    if tensor.is_cuda and torch.cuda.current_device() != tensor.get_device():
+        return torch.cuda.device(tensor.device)
+    return contextlib.nullcontext()
+
+
+def power_of_2(n: int, low: int, high: int) -> int:
+    """The smallest power of two that holds n, kept in [low, high]."""
+    return max(low, min(high, triton.next_power_of_2(max(n, 1))))

@@ -1,0 +1,200 @@
+"""The meaning of FP4 quantization: global scales, block-scale rules, rounding.
+
+Every line that computes is one fp32 operation, rounded to nearest even, in the order of TransformerEngine's NVFP4
+reference; the kernels repeat it bit for bit. Reductions over floats run over the elements in order.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from tritonfp4.formats import FLT_MAX, BlockFormat, scale_range
+from tritonfp4.layouts import SfLayout, as_layout, round_up
+from tritonfp4.reference.encode import e2m1_decode, e2m1_encode, e4m3_decode, e4m3_encode, pack
+
+_SIXTH = torch.tensor(1.0 / 6.0, dtype=torch.float32).item()
+
+
+def block_amax(x: torch.Tensor, dim: int) -> torch.Tensor:
+    """Largest magnitude along `dim`; NaN elements are ignored unless all are NaN."""
+    a = x.abs()
+    largest = torch.where(a.isnan(), -1.0, a).amax(dim)
+    return torch.where(largest < 0, torch.nan, largest)
+
+
+def tensor_amax(x: torch.Tensor) -> torch.Tensor:
+    """[M, K] -> [1]; 0 for an empty tensor."""
+    return block_amax(x.float().reshape(-1), 0).reshape(1) if x.numel() else x.new_zeros(1, dtype=torch.float32)
+
+
+def encode_scale(amax: torch.Tensor, largest: torch.Tensor | float) -> torch.Tensor:
+    """``G = min(largest / amax, FLT_MAX)``, and 1 where amax is 0, infinite or NaN."""
+    g = torch.full_like(amax, 1.0) * largest / amax
+    g = torch.where(g > FLT_MAX, FLT_MAX, g)
+    return torch.where((amax == 0) | amax.isinf() | amax.isnan(), 1.0, g)
+
+
+def global_encode_scale(x: torch.Tensor, largest: float) -> torch.Tensor:
+    """[M, K] -> [1]: the global scale that maps the largest magnitude of x to `largest`."""
+    return encode_scale(tensor_amax(x), largest)
+
+
+def _reciprocal(s: torch.Tensor) -> torch.Tensor:
+    """min(1 / s, FLT_MAX)."""
+    inverse = 1.0 / s
+    return torch.where(inverse > FLT_MAX, FLT_MAX, inverse)
+
+
+def _nvfp4_static(
+    x: torch.Tensor, v: torch.Tensor, g: torch.Tensor, inverse_max: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """x [R, C, 16], v [R, C], encode scale g [R, 1] -> codes [R, C, 16], e4m3 scale bytes [R, C]."""
+    s8 = e4m3_encode(torch.where(v == 0, 0.0, v * (g * inverse_max)))
+    factor = torch.where(v == 0, 0.0, _reciprocal(e4m3_decode(s8) * (1.0 / g)))
+    return e2m1_encode(x * factor[..., None]), s8
+
+
+def _block_error(d: torch.Tensor, rule: str) -> torch.Tensor:
+    """[R, C, 16] differences -> [R, C] error, accumulated over the elements in order."""
+    error = torch.zeros_like(d[..., 0])
+    for i in range(d.shape[-1]):
+        if rule == "mse":
+            error = error + d[..., i] * d[..., i]
+        elif rule == "mae":
+            error = error + d[..., i].abs()
+        else:
+            error = torch.where(d[..., i].abs() > error, d[..., i].abs(), error)
+    return error
+
+
+def _nvfp4_adaptive(
+    x: torch.Tensor, v: torch.Tensor, g: torch.Tensor, amax: torch.Tensor | None, rule: str, e4m3_max: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Four over six: each block is quantized with its maximum at 6 and at 4, and the smaller error wins.
+
+    With the amax known the candidates are decoded as TransformerEngine does, ``q * s * amax / (6 * e4m3_max)``; with
+    only the global scale known as flashinfer does, ``q * s * (1 / G)``.
+    """
+    base = torch.where(v == 0, 0.0, v / 6.0 * g)
+    results = []
+    for scaled in (base, base * 1.5):
+        s8 = e4m3_encode(scaled)
+        s = e4m3_decode(s8)
+        factor = torch.where(v == 0, 0.0, _reciprocal(s * (1.0 / g)))
+        q = e2m1_encode(x * factor[..., None])
+        product = e2m1_decode(q) * s[..., None]
+        if amax is None:
+            decoded = product * (1.0 / g)[..., None]
+        else:
+            decoded = product * amax[..., None] / (6.0 * e4m3_max)
+        results.append((q, s8, _block_error(decoded - x, rule)))
+    (q6, s6, e6), (q4, s4, e4) = results
+    four = e4 < e6
+    return torch.where(four[..., None], q4, q6), torch.where(four, s4, s6)
+
+
+
+
+def e8m0_scale(v: torch.Tensor, rule: str) -> torch.Tensor:
+    """Block amax -> e8m0 byte. ``static_6`` is RCEIL and ``static_4`` CEIL; zero gives 0, infinity 254, NaN 255."""
+    if rule == "static_6":
+        u = (v * _SIXTH).view(torch.int32)
+        code = (u >> 23) + ((u & 0x7FFFFF) != 0).int()
+        code = torch.where(u >> 23 == 0, ((u & 0x7FFFFF) > 0x400000).int(), code)  # 2^-127 is code 0
+    else:
+        u = v.contiguous().view(torch.int32)
+        if rule == "even":
+            u = u + (1 << 21)
+        code = (u >> 23) - 2
+        if rule == "static_4":
+            code = code + ((u & 0x7FFFFF) != 0).int()
+    code = torch.where(v.isinf(), 254, code.clamp(0, 254))
+    return torch.where(v.isnan(), 255, code).to(torch.uint8)
+
+
+def _mxfp4(x: torch.Tensor, v: torch.Tensor, rule: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """x [R, C, 32], v [R, C] -> codes, e8m0 scale bytes. Code 0 comes with payload 0 (the sign is kept)."""
+    s8 = e8m0_scale(v, rule)
+    exponent = (254 - s8.int()).clamp(min=0)
+    factor = torch.where(exponent == 0, 0x00400000, exponent << 23).view(torch.float32)
+    q = e2m1_encode(x * factor[..., None])
+    zero = (s8 == 0)[..., None] & ~x.isnan()
+    return torch.where(zero, q & 8, q), s8
+
+
+def quantize(
+    x: torch.Tensor,
+    global_scale: torch.Tensor | None,
+    out_scale: torch.Tensor | None,
+    fmt: BlockFormat,
+    rule: str,
+    e4m3_max: int,
+    scale_from: str,
+    layout: SfLayout,
+    pad: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """[M, K] -> packed values [M, K / 2], flat scale bytes in `layout`, fp32 decode multiplier [1] or [M].
+
+    `scale_from` says what `global_scale` is: "none" (G = 1), "encode" (G), "decode" (1 / G), "amax" (of the whole tensor
+    or of each row), or where G comes from: "tensor" (the amax of x), "row" (the amax of each row; `global_scale`, if
+    given, is the reciprocal of the range D). `pad` pads the values to whole scale tiles with zeros.
+    """
+    rows, cols = x.shape
+    out_rows, scale_cols = as_layout(layout).storage_shape(rows, -(-cols // fmt.vec))
+    padded = x.new_zeros((rows, scale_cols * fmt.vec), dtype=torch.float32)
+    padded[:, :cols] = x
+    blocks = padded.unflatten(1, (scale_cols, fmt.vec))
+    v = block_amax(blocks, -1)
+    if fmt.two_level:
+        g, amax, decode = _resolve(x, global_scale, out_scale, scale_range(rule, e4m3_max), scale_from)
+        if rule in ("static_6", "static_4"):
+            q, s8 = _nvfp4_static(blocks, v, g[:, None], _SIXTH if rule == "static_6" else 0.25)
+        else:
+            q, s8 = _nvfp4_adaptive(blocks, v, g[:, None], None if amax is None else amax[:, None], rule, e4m3_max)
+    else:
+        q, s8 = _mxfp4(blocks, v, rule)
+        decode = torch.ones(1, device=x.device)
+    true_cols = -(-cols // fmt.vec)
+    scales = as_layout(layout).from_linear(s8[:, :true_cols])
+    values = pack(q.flatten(1))
+    if pad:
+        values = torch.nn.functional.pad(values, (0, 0, 0, out_rows - rows))
+    else:
+        values = values[:, : cols // 2].contiguous()
+    return values, scales, decode
+
+
+def _resolve(
+    x: torch.Tensor, given: torch.Tensor | None, out_scale: torch.Tensor | None, largest: float, scale_from: str
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """-> encode scale G, amax if known, decode multiplier; each with 1 element or one for each row."""
+    amax = None
+    if given is not None:
+        given = given.float().reshape(-1)
+    if scale_from == "none":
+        g = torch.ones(1, device=x.device)
+    elif scale_from == "encode":
+        assert given is not None
+        g = given
+    elif scale_from == "decode":
+        assert given is not None
+        g = 1.0 / given
+    elif scale_from == "row":
+        amax = block_amax(x.float(), 1) if x.shape[1] else x.new_zeros(x.shape[0], dtype=torch.float32)
+        g = encode_scale(amax, largest if given is None else 1.0 / given)
+    else:
+        amax = tensor_amax(x) if given is None else given
+        g = encode_scale(amax, largest)
+    decode = 1.0 / g
+    if scale_from == "row":
+        assert amax is not None
+        decode = torch.where(amax == 0, 0.0, decode)
+    if out_scale is not None:
+        decode = decode * out_scale.float().reshape(-1)
+    return g, amax, decode
+
+
+def padded_shape(rows: int, cols: int, fmt: BlockFormat, layout: SfLayout) -> tuple[int, int]:
+    """Rows and elements of a padded value buffer: whole scale tiles."""
+    kind = as_layout(layout)
+    return round_up(rows, kind.tile_rows), round_up(-(-cols // fmt.vec), kind.tile_cols) * fmt.vec

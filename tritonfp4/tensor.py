@@ -1,0 +1,185 @@
+"""`BlockScaledTensor`: a quantized matrix as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from tritonfp4.formats import FORMATS, BlockFormat
+from tritonfp4.layouts import ScaleLayout, SfLayout, as_layout, ceil_div
+
+
+@dataclass(frozen=True, eq=False)
+class BlockScaledTensor:
+    """A block-scaled matrix: what its numbers mean, where its scales lie, and the bytes.
+
+    Not a tensor subclass: nothing is computed behind the caller's back. It is a registered pytree (its leaves are the
+    tensors), so it passes through ``torch.compile``, and `parts` gives the plain tensors to save.
+
+    Attributes:
+        values: uint8 ``[*lead, K / 2]`` (row-major, low nibble first); a padded buffer may hold more rows and bytes than
+            `shape` says.
+        scales: uint8, flat, in `layout`; one matrix of ``prod(lead)`` rows and ``K / vec`` columns.
+        global_scale: fp32 decode multiplier with 1 element or one for each logical row, or None for 1.
+        format: the number format.
+        layout: where the scale of block (r, c) lies in `scales`.
+        shape: logical shape ``(*lead, K)`` in elements.
+        row_shuffle: rows of a shuffle block if the rows lie in TensorRT-LLM's order (see `tritonfp4.layouts`), else 0.
+    """
+
+    values: torch.Tensor
+    scales: torch.Tensor
+    global_scale: torch.Tensor | None
+    format: BlockFormat
+    layout: SfLayout
+    shape: tuple[int, ...]
+    row_shuffle: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows after flattening the leading dimensions."""
+        rows = 1
+        for size in self.shape[:-1]:
+            rows *= size
+        return rows
+
+    @property
+    def cols(self) -> int:
+        """Elements in a row (K)."""
+        return self.shape[-1]
+
+    @property
+    def scale_cols(self) -> int:
+        """Scales in a row."""
+        return ceil_div(self.shape[-1], self.format.vec)
+
+    @property
+    def scale_layout(self) -> ScaleLayout:
+        return as_layout(self.layout)
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts, padding included."""
+        parts = [self.values, self.scales] + ([] if self.global_scale is None else [self.global_scale])
+        return sum(t.numel() * t.element_size() for t in parts)
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """``[*lead, K]`` of fp32, bf16 or fp16: ``element * scale * global_scale`` in fp32, rounded once to `dtype`."""
+        return torch.ops.tritonfp4.dequantize.default(
+            self.values, self.scales, self.global_scale, self.format.name, int(self.layout), self.row_shuffle,
+            list(self.shape), dtype, False, "auto",
+        )  # fmt: skip
+
+    def to_layout(self, layout: SfLayout | int) -> BlockScaledTensor:
+        """The same matrix with its scales in another layout. Padding scales are 0."""
+        layout = SfLayout(layout)
+        if layout == self.layout:
+            return self
+        scales = torch.ops.tritonfp4.relayout.default(
+            self.scales, [1, self.rows, self.scale_cols], int(self.layout), int(layout), 0, "auto"
+        )
+        return replace(self, scales=scales, layout=layout)
+
+    def to(self, device: torch.device | str) -> BlockScaledTensor:
+        """The same matrix on another device."""
+        g = None if self.global_scale is None else self.global_scale.to(device)
+        return replace(self, values=self.values.to(device), scales=self.scales.to(device), global_scale=g)
+
+    # ---- to and from other libraries' views ----
+
+    def to_torch(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Operand and scales as ``torch.nn.functional.scaled_mm`` takes them (views, except for a change of layout).
+
+        Returns the values as ``float4_e2m1fn_x2 [rows, K / 2]`` (pass a weight as ``.t()``) and the scales as a list:
+        the flat 128x4 buffer (``SwizzleType.SWIZZLE_32_4_4``) as ``float8_e4m3fn`` (``ScalingType.BlockWise1x16``) or
+        ``float8_e8m0fnu`` (``BlockWise1x32``), followed by the fp32 0-d decode multiplier (``TensorWise``) if there is
+        one. Raises ValueError for shuffled rows and per-row global scales, which torch has no recipe for.
+        """
+        if self.row_shuffle:
+            raise ValueError("BlockScaledTensor.to_torch: torch has no row-shuffled operand; quantize without shuffling")
+        if self.global_scale is not None and self.global_scale.numel() != 1:
+            raise ValueError("BlockScaledTensor.to_torch: torch has no per-row global scale")
+        swizzled = self.to_layout(SfLayout.layout_128x4)
+        kind = torch.float8_e4m3fn if self.format.scale == "e4m3" else torch.float8_e8m0fnu
+        scales = [swizzled.scales.view(kind)]
+        if self.global_scale is not None:
+            scales.append(self.global_scale.reshape(()))
+        return self.values.reshape(-1, self.values.shape[-1]).view(torch.float4_e2m1fn_x2), scales
+
+    @classmethod
+    def from_torch(cls, values: torch.Tensor, scales: list[torch.Tensor]) -> BlockScaledTensor:
+        """Inverse of `to_torch`: the format follows from the named dtype of the scales (e4m3: NVFP4, e8m0: MXFP4)."""
+        name = {torch.float8_e4m3fn: "nvfp4", torch.float8_e8m0fnu: "mxfp4"}.get(scales[0].dtype)
+        if name is None or values.dtype != torch.float4_e2m1fn_x2 or values.ndim != 2:
+            raise ValueError(
+                "BlockScaledTensor.from_torch: want 2-D values of float4_e2m1fn_x2 and scales of float8_e4m3fn or "
+                f"float8_e8m0fnu, got {values.dtype} {tuple(values.shape)} and {scales[0].dtype}"
+            )
+        shape = (values.shape[0], 2 * values.shape[1])
+        fmt = FORMATS[name]
+        want = as_layout(SfLayout.layout_128x4).numel(shape[0], ceil_div(shape[1], fmt.vec))
+        if scales[0].numel() != want:
+            raise ValueError(f"BlockScaledTensor.from_torch: want {want} scales in 128x4, got {scales[0].numel()}")
+        g = scales[1].reshape(1) if len(scales) > 1 else None
+        flat = scales[0].view(torch.uint8).reshape(-1)
+        return cls(values.view(torch.uint8), flat, g, fmt, SfLayout.layout_128x4, shape)
+
+    def parts(self) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        """Plain tensors and string metadata, as safetensors stores them; `from_parts` is the inverse."""
+        tensors = {"values": self.values, "scales": self.scales}
+        if self.global_scale is not None:
+            tensors["global_scale"] = self.global_scale
+        meta = {
+            "format": self.format.name,
+            "layout": self.layout.name,
+            "shape": ",".join(map(str, self.shape)),
+            "row_shuffle": str(self.row_shuffle),
+        }
+        return tensors, meta
+
+    @classmethod
+    def from_parts(cls, tensors: dict[str, torch.Tensor], meta: dict[str, str]) -> BlockScaledTensor:
+        """The matrix that `parts` took apart."""
+        return _rebuild(
+            tensors["values"], tensors["scales"], tensors.get("global_scale"), meta["format"],
+            int(SfLayout[meta["layout"]]), tuple(map(int, meta["shape"].split(","))), int(meta["row_shuffle"]),
+        )  # fmt: skip
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Plain types only, so that torch.load(weights_only=True) accepts it.
+        context = (self.format.name, int(self.layout), tuple(self.shape), self.row_shuffle)
+        return _rebuild, (self.values, self.scales, self.global_scale, *context)
+
+    def __repr__(self) -> str:
+        shuffled = f", row_shuffle={self.row_shuffle}" if self.row_shuffle else ""
+        return f"BlockScaledTensor({self.format.name}, shape={tuple(self.shape)}, {self.layout.name}, {self.values.device}{shuffled})"
+
+
+def _rebuild(
+    values: Any, scales: Any, global_scale: Any, name: str, layout: int, shape: tuple[int, ...], row_shuffle: int
+) -> BlockScaledTensor:
+    return BlockScaledTensor(values, scales, global_scale, FORMATS[name], SfLayout(layout), tuple(shape), row_shuffle)
+
+
+def _flatten(t: BlockScaledTensor) -> tuple[list[Any], tuple[Any, ...]]:
+    return [t.values, t.scales, t.global_scale], (t.format.name, int(t.layout), tuple(t.shape), t.row_shuffle)
+
+
+def _unflatten(leaves: Any, context: tuple[Any, ...]) -> BlockScaledTensor:
+    return _rebuild(*leaves, *context)
+
+
+pytree.register_pytree_node(
+    BlockScaledTensor,
+    _flatten,
+    _unflatten,
+    serialized_type_name="tritonfp4.BlockScaledTensor",
+)
+torch.serialization.add_safe_globals([_rebuild])

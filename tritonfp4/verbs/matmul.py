@@ -1,0 +1,91 @@
+"""The verb matmul, and the checked call that every dialect's GEMMs share."""
+
+from __future__ import annotations
+
+import torch
+
+from tritonfp4 import checks
+from tritonfp4.tensor import BlockScaledTensor
+from tritonfp4.verbs.quantize import BACKENDS, block_scaled
+
+OUT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+Operand = BlockScaledTensor | torch.Tensor
+
+
+def call_matmul(
+    a: Operand, b: Operand, out: torch.Tensor | None, out_dtype: torch.dtype, backend: str = "auto"
+) -> torch.Tensor:
+    """``a @ b.T`` of checked 2-D operands; written to `out` and returned if that is given."""
+    args = (*_flat(a), *_flat(b))
+    if out is None:
+        return torch.ops.tritonfp4.matmul.default(*args, out_dtype, backend)
+    torch.ops.tritonfp4.matmul_out.default(*args, backend, out)
+    return out
+
+
+def _flat(t: Operand) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, str, int, int, int]:
+    if isinstance(t, torch.Tensor):
+        return t, None, None, "", 2, 0, t.shape[1]
+    # A padded buffer may hold more rows than the matrix; a view drops them.
+    values = t.values.reshape(-1, t.values.shape[-1])[: t.rows]
+    return values, t.scales, t.global_scale, t.format.name, int(t.layout), t.row_shuffle, t.cols
+
+
+def matmul(
+    a: Operand,
+    b: Operand,
+    *,
+    out: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """``a @ b.T`` with block-scaled operands, accumulated in fp32.
+
+    Both quantized: W4A4, on FP4 tensor cores where the GPU has them and Triton reaches them, else on 16-bit ones with
+    the operands decoded exactly. One plain operand: W4A16.
+
+    Args:
+        a: ``[*lead, K]``, a `BlockScaledTensor` or a bf16 / fp16 tensor.
+        b: ``[N, K]``, likewise; weights. At least one of the two is quantized.
+        out: ``[*lead, N]`` to write to, unit last stride.
+        out_dtype: bf16, fp16 or fp32; by default that of `out`, of the plain operand, or bf16.
+        backend: ``"auto"``, ``"triton"`` or ``"torch"`` (the reference, in fp64).
+
+    Returns:
+        ``[*lead, N]`` of `out_dtype`; `out` if that was given.
+
+    Raises:
+        ShapeError, DTypeError, DeviceError, UnsupportedError, BackendError: see `tritonfp4.checks`.
+    """
+    fn = "matmul"
+    checks.backend(fn, backend, BACKENDS)
+    plain = None
+    for name, t in (("a", a), ("b", b)):
+        if isinstance(t, BlockScaledTensor):
+            block_scaled(fn, name, t)
+        else:
+            checks.dtype(fn, name, t, checks.PLAIN_DTYPES)
+            plain = t
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        raise checks.ArgumentError(f"{fn}: neither a nor b is a BlockScaledTensor; torch.mm multiplies plain tensors")
+    if len(a.shape) < 2:
+        raise checks.ShapeError(f"{fn}: a must have at least 2 dimensions, got shape {tuple(a.shape)}")
+    if len(b.shape) != 2:
+        raise checks.ShapeError(f"{fn}: b must have 2 dimensions [N, K], got shape {tuple(b.shape)}")
+    if a.shape[-1] != b.shape[-1]:
+        raise checks.ShapeError(f"{fn}: K dimension mismatch: a has {a.shape[-1]} columns, b has {b.shape[-1]}")
+    checks.same_device(fn, a=a.values if isinstance(a, BlockScaledTensor) else a, b=b.values if isinstance(b, BlockScaledTensor) else b)
+    kind = out_dtype or (out.dtype if out is not None else plain.dtype if plain is not None else torch.bfloat16)
+    checks.out_dtype(fn, kind, OUT_DTYPES)
+    lead, n = tuple(a.shape[:-1]), b.shape[0]
+    flat = a if isinstance(a, BlockScaledTensor) else a.reshape(-1, a.shape[-1]) if a.ndim != 2 else a
+    rows = flat.rows if isinstance(flat, BlockScaledTensor) else flat.shape[0]
+    if out is None:
+        result = call_matmul(flat, b, None, kind, backend)
+        return result if len(lead) == 1 else result.reshape(*lead, n)
+    if tuple(out.shape) != (*lead, n):
+        raise checks.ShapeError(f"{fn}: Output shape mismatch: got out of shape {tuple(out.shape)}, want {(*lead, n)}")
+    target = out if out.ndim == 2 else out.view(rows, n)
+    checks.output(fn, target, (rows, n), kind, flat.device)
+    call_matmul(flat, b, target, kind, backend)
+    return out
