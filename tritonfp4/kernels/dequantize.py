@@ -13,7 +13,7 @@ from tritonfp4.layouts import ceil_div
 from tritonfp4.tensor import BlockScaledTensor
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def dequantize_kernel(
     values_ptr, scales_ptr, global_ptr, out_ptr, M, K, value_stride, scale_cols, out_stride,
     FORMAT: tl.constexpr, VEC: tl.constexpr, LAYOUT: tl.constexpr, SHUFFLE: tl.constexpr, PER_ROW: tl.constexpr,

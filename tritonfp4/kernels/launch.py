@@ -12,6 +12,10 @@ import triton
 INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
 
 
+# Launchers pass row counts with `do_not_specialize`: they only bound masks, and a new batch size must not recompile. Widths
+# and strides are specialised: vector loads need to know that they are multiples of 16.
+
+
 def on_device(tensor: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
     """Make the tensor's GPU current for the launch; nothing to do for CPU tensors."""
     if tensor.is_cuda and torch.cuda.current_device() != tensor.get_device():

@@ -46,7 +46,7 @@ def _load_halves(
         return decode_halves(packed, code, FORMAT, COMPUTE, BLOCK, C, VEC)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "N"])
 def matmul_upcast_kernel(
     a_ptr, a_scale_ptr, a_global_ptr, b_ptr, b_scale_ptr, b_global_ptr, out_ptr,
     M, N, K, a_stride_r, a_stride_k, b_stride_r, b_stride_k, out_stride_m, out_stride_n, a_scale_cols, b_scale_cols,

@@ -28,7 +28,7 @@ def _magnitude_bits(x):
     return tl.where(a > 0x7F800000, -1, a)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def amax_partials_kernel(
     x_ptr, out_ptr, M, K, stride_m, stride_k, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr
 ):  # fmt: skip
@@ -45,7 +45,7 @@ def amax_partials_kernel(
     tl.store(out_ptr + tl.program_id(0), tl.max(best))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def amax_rows_kernel(
     x_ptr, out_ptr, M, K, stride_m, stride_k, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr
 ):  # fmt: skip
@@ -104,7 +104,7 @@ def _global_scales(
         return g, bits.to(tl.float32, bitcast=True), decode
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["partials"])
 def encode_scale_kernel(partials_ptr, out_ptr, partials, LARGEST: tl.constexpr, PARTIALS: tl.constexpr):
     """Partial maxima -> G."""
     i = tl.arange(0, PARTIALS)
@@ -229,7 +229,7 @@ def _mxfp4(x, bits, RULE: tl.constexpr):
     return tl.where((s8 == 0)[:, :, None] & (is_nan == 0), q & 8, q), s8.to(tl.uint32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "value_rows", "scale_rows", "partials"])
 def quantize_kernel(
     x_ptr, global_ptr, range_ptr, out_scale_ptr, values_ptr, scales_ptr, decode_ptr,
     M, K, stride_m, stride_k, value_rows, value_cols, scale_rows, scale_cols, padded_scale_cols, partials,

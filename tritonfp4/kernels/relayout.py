@@ -12,7 +12,7 @@ from tritonfp4.kernels.launch import on_device
 from tritonfp4.layouts import SfLayout, as_layout, ceil_div
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "target_rows", "source_numel", "target_numel"])
 def relayout_kernel(
     source_ptr, target_ptr, rows, cols, target_rows, target_cols, source_numel, target_numel,
     SOURCE: tl.constexpr, TARGET: tl.constexpr, SHUFFLE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -28,7 +28,7 @@ def relayout_kernel(
     tl.store(target_ptr + target, x, mask=(r < target_rows)[:, None] & (c < target_cols)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def shuffle_rows_kernel(
     x_ptr, out_ptr, rows, cols, stride_m, stride_k, BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr
 ):  # fmt: skip

@@ -1,0 +1,36 @@
+"""What a user writes without this package: a compiled dequantization to bf16, then cuBLAS."""
+
+from __future__ import annotations
+
+import torch
+
+import tritonfp4 as T
+
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+
+
+def _dequantize(values: torch.Tensor, scales: torch.Tensor, g: torch.Tensor | None, table: torch.Tensor, vec: int) -> torch.Tensor:
+    codes = torch.stack([values & 15, values >> 4], -1).flatten(-2)
+    x = table[codes.int()].unflatten(-1, (-1, vec))
+    scale = scales.view(torch.float8_e4m3fn).float() if vec == 16 else torch.exp2(scales.float() - 127)
+    x = x * scale.unsqueeze(-1)
+    if g is not None:
+        x = x * g
+    return x.flatten(-2).bfloat16()
+
+
+_compiled = torch.compile(_dequantize, dynamic=False)
+_tables: dict[torch.device, torch.Tensor] = {}
+
+
+def dequantize(t: T.BlockScaledTensor) -> torch.Tensor:
+    """bf16 [rows, K] of an operand with linear scales (the easier layout for a compiler)."""
+    assert t.layout == T.SfLayout.layout_linear
+    table = _tables.setdefault(t.device, torch.tensor(_E2M1, device=t.device))
+    return _compiled(t.values, t.scales.view(t.rows, t.scale_cols), t.global_scale, table, t.format.vec)
+
+
+def dequantize_then_mm(a: T.BlockScaledTensor | torch.Tensor, b: T.BlockScaledTensor | torch.Tensor) -> torch.Tensor:
+    """``a @ b.T`` in bf16."""
+    left, right = (t if isinstance(t, torch.Tensor) else dequantize(t) for t in (a, b))
+    return torch.mm(left, right.t())

@@ -1,0 +1,18 @@
+"""Everything here needs a CUDA GPU and compiled kernels; elsewhere it is skipped."""
+
+import os
+
+import pytest
+import torch
+
+
+def pytest_collection_modifyitems(items):
+    reason = None
+    if not torch.cuda.is_available():
+        reason = "no CUDA GPU"
+    elif os.environ.get("TRITON_INTERPRET") == "1":
+        reason = "this process interprets kernels"
+    if reason:
+        for item in items:
+            if "gpu" in item.path.parts:
+                item.add_marker(pytest.mark.skip(reason=reason))

@@ -1,0 +1,108 @@
+"""Quantization kernels in the interpreter: byte for byte the reference, padding included."""
+
+import pytest
+import torch
+from kernel_checks import DTYPES, FORMAT_RULES, ROWS, check_quantize, same_bytes, special, views, wide
+
+import tritonfp4 as T
+from tritonfp4 import SfLayout, reference
+from tritonfp4.config import Config
+from tritonfp4.formats import FORMATS
+from tritonfp4.kernels.quantize import quantize as launcher
+
+
+@pytest.mark.parametrize("layout", SfLayout)
+@pytest.mark.parametrize("format, rule", FORMAT_RULES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_bytes_equal_the_reference(format, rule, layout, dtype):
+    vec = FORMATS[format].vec
+    for rows in ROWS:
+        x = wide(rows, vec if rows % 2 else 6 * vec).to(dtype)
+        check_quantize("cpu", x, format, rule, layout)
+
+
+@pytest.mark.parametrize("layout", SfLayout)
+@pytest.mark.parametrize("format, rule", [("nvfp4", "static_6"), ("nvfp4", "mse"), ("mxfp4", "static_6")])
+def test_bytes_do_not_depend_on_the_tiling(format, rule, layout):
+    x = wide(133, 160).bfloat16()
+    fmt, source = FORMATS[format], "tensor" if format == "nvfp4" else "none"
+    want = reference.quantize(x, None, None, fmt, rule, 256, source, layout, False)
+    for rows, cols in ((1, 64), (64, 32), (128, 128), (256, 512)):
+        config = Config("quantize", block_m=rows, block_k=cols)
+        got = launcher(x, None, None, fmt, rule, 256, source, layout, False, config, Config("amax", 32, 64))
+        assert [same_bytes(g, w) for g, w in zip(got, want, strict=True)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("format, rule", FORMAT_RULES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_special_values(format, rule, dtype):
+    vec = FORMATS[format].vec
+    for rows in (1, 5):
+        x = special(rows, 3 * vec, vec).to(dtype)
+        check_quantize("cpu", x, format, rule, SfLayout.layout_128x4)
+        if format == "nvfp4":
+            check_quantize("cpu", x, format, rule, SfLayout.layout_8x4, per_row=True)
+            check_quantize("cpu", x.nan_to_num(posinf=1, neginf=-1), format, rule, SfLayout.layout_linear)
+
+
+@pytest.mark.parametrize("rule", ["static_6", "mse"])
+def test_given_global_scales(rule):
+    x = wide(33, 96).bfloat16()
+    rows = torch.rand(33) + 0.01
+    for scale in (torch.tensor([0.37]), torch.tensor(3.0), rows):
+        check_quantize("cpu", x, "nvfp4", rule, SfLayout.layout_128x4, global_scale=scale)
+    for amax in (x.abs().max().float().reshape(1), rows * 100, torch.zeros(1), torch.tensor([float("inf")])):
+        check_quantize("cpu", x, "nvfp4", rule, SfLayout.layout_8x4, amax=amax)
+    for x in (torch.zeros(3, 32), torch.full((3, 32), float("nan"))):
+        check_quantize("cpu", x, "nvfp4", rule, SfLayout.layout_linear)
+        check_quantize("cpu", x, "nvfp4", rule, SfLayout.layout_linear, per_row=True)
+
+
+@pytest.mark.parametrize("format", ["nvfp4", "mxfp4"])
+def test_strides_never_change_meaning(format):
+    rule = "mse" if format == "nvfp4" else "static_6"
+    for dtype in (torch.bfloat16, torch.float32):
+        for name, x in views(17, 96, dtype):
+            check_quantize("cpu", x, format, rule, SfLayout.layout_128x4)
+            got = T.quantize(x, format, rule=rule, backend="triton")
+            want = T.quantize(x.contiguous(), format, rule=rule, backend="triton")
+            assert same_bytes(got.values, want.values) == same_bytes(got.scales, want.scales) == 0, name
+
+
+@pytest.mark.parametrize("format", ["nvfp4", "mxfp4"])
+@pytest.mark.parametrize("shape", [(1, 16), (3, 100), (128, 64), (129, 130)])
+def test_padded_tuple_api(format, shape):
+    x = wide(*shape).bfloat16()
+    for option in ({}, {"transpose": True}, {"scale_rule": "always_4"}):
+        got = T.quantize_to_fp4(x, fp4_format=format, backend="triton", **option)
+        want = T.quantize_to_fp4(x, fp4_format=format, backend="pytorch", **option)
+        for g, w in zip(got, want, strict=True):
+            assert same_bytes(g.reshape(-1), w.reshape(-1)) == 0 and g.shape == w.shape
+
+
+def test_every_bf16_value():
+    """Every bf16 as the only non-zero element of a block, and all of them through a fixed scale."""
+    x = torch.arange(65536, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16).reshape(2048, 32)
+    check_quantize("cpu", x, "nvfp4", "static_6", SfLayout.layout_linear, global_scale=torch.tensor([1.0]))
+    check_quantize("cpu", x, "mxfp4", "static_6", SfLayout.layout_linear)
+    alone = torch.zeros(4096, 16, 16, dtype=torch.bfloat16)
+    alone[:, :, 0] = x.reshape(4096, 16)
+    check_quantize("cpu", alone.view(4096, 256), "nvfp4", "static_6", SfLayout.layout_linear, global_scale=torch.tensor([0.01]))
+
+
+def test_per_token_scale_and_out_scale():
+    x = wide(33, 96).bfloat16()
+    x[5] = 0
+    for option in ({}, {"out_scale": torch.tensor([1.7])}, {"nvfp4_4over6": T.NVFP44Over6Config(256, "MSE")}):
+        c = 1 / (6 * (256 if "nvfp4_4over6" in option else 448))
+        got = T.nvfp4_quantize(x, c, per_token_activation=True, backend="triton", **option)
+        want = T.nvfp4_quantize(x, c, per_token_activation=True, backend="torch", **option)
+        assert [same_bytes(g, w) for g, w in zip(got, want, strict=True)] == [0, 0, 0]
+        assert got[2][5] == 0
+
+
+def test_global_scale():
+    for x in (wide(17, 96), torch.zeros(3, 32), wide(1, 16).bfloat16(), torch.full((2, 16), float("inf"))):
+        for rule, limit in (("static_6", 448), ("mse", 256)):
+            op = torch.ops.tritonfp4.nvfp4_global_scale
+            assert same_bytes(op(x, rule, limit, "triton"), op(x, rule, limit, "torch")) == 0
