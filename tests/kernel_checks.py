@@ -113,6 +113,11 @@ def exact_product(a: T.BlockScaledTensor | torch.Tensor, b: T.BlockScaledTensor 
     return out
 
 
+def fp32_holds(a: T.BlockScaledTensor | torch.Tensor, b: T.BlockScaledTensor | torch.Tensor, want: torch.Tensor) -> torch.Tensor:
+    """Where every partial sum of the product stays within fp32's normal range."""
+    return (_exact(a).abs() @ _exact(b).abs().T < 3e38) & (want.abs() > 1e-36)
+
+
 def check_matmul(device: str, a: T.BlockScaledTensor | torch.Tensor, b: T.BlockScaledTensor | torch.Tensor, **options: object) -> None:
     """Error bound in bf16 and fp16, into an `out` full of NaN, with every padding scale NaN."""
     want = exact_product(a, b)

@@ -76,7 +76,8 @@ def test_e2m1_intervals_of_the_specification(y, code):
 
 
 @pytest.mark.parametrize(
-    ("y", "code"), [(float("inf"), 7), (-float("inf"), 15), (float("nan"), 7), (-float("nan"), 7), (-0.0, 8), (-1e-45, 8)]
+    ("y", "code"),
+    [(float("inf"), 7), (-float("inf"), 15), (float("nan"), 7), (-float("nan"), 7), (-0.0, 8), (-1e-45, 8)],
 )
 def test_e2m1_special_values(y, code):
     assert encode.e2m1_encode(torch.tensor([y])).tolist() == [code]

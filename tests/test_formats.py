@@ -17,9 +17,7 @@ FACTS = {
 
 
 def test_the_formats_are_those_of_the_specification():
-    found = {
-        name: (f.element, f.scale, f.block, f.element_max, f.two_level, f.packing) for name, f in FORMATS.items()
-    }
+    found = {name: (f.element, f.scale, f.block, f.element_max, f.two_level, f.packing) for name, f in FORMATS.items()}
     assert found == FACTS
 
 
@@ -49,7 +47,13 @@ def test_fp4_formats_are_those_with_e2m1_elements():
 
 @pytest.mark.parametrize(
     ("alias", "canonical"),
-    [("always_6", "static_6"), ("always_4", "static_4"), ("l1_norm", "mae"), ("rceil", "static_6"), ("ceil", "static_4")],
+    [
+        ("always_6", "static_6"),
+        ("always_4", "static_4"),
+        ("l1_norm", "mae"),
+        ("rceil", "static_6"),
+        ("ceil", "static_4"),
+    ],
 )
 def test_both_families_of_rule_names_mean_the_same(alias, canonical):
     assert RULE_ALIASES[alias] == RULE_ALIASES[canonical] == canonical

@@ -23,6 +23,7 @@ import re
 import subprocess
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,8 @@ TENSOR_MEMORY = 512
 PLAIN = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 _MMA = re.compile(r"\b(?:tcgen05\.mma|wgmma\.mma_async|mma\.sync)\.[\w.:]+")
+_LOAD = re.compile(r"\bld\.global(?:\.[a-z][\w:]*)*?(?:\.v([248]))?\.[bfsu](8|16|32|64|128)\b")
+_COPY = re.compile(r"\bcp\.async\.c[ag]\.shared\.global\S* \[[^]]*\], \[[^]]*\], (\w+)")
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+).*?LOCAL:(\d+)")
 _CAUSE = re.compile(r"Assertion|LLVM ERROR|ptxas.*(?:error|fatal)|error:")
 _lock = threading.Lock()
@@ -102,6 +105,15 @@ class Compiled:
         if expect is not None and not any(re.search(expect, name) for name in self.mma):
             found.append(f"no instruction matches {expect}: {', '.join(self.mma) or 'no MMA at all'}")
         return found
+
+    def global_loads(self) -> dict[int, int]:
+        """How many instructions load from global memory, by bytes a thread: many of 1 byte mean a mask that hides widths."""
+        widths: Counter[int] = Counter()
+        for lanes, bits in _LOAD.findall(self.ptx):
+            widths[int(lanes or 1) * int(bits) // 8] += 1
+        for size in _COPY.findall(self.ptx):
+            widths[int(size, 0)] += 1
+        return dict(sorted(widths.items()))
 
     def summary(self) -> dict[str, Any]:
         """Everything but the code, as JSON takes it."""
@@ -252,8 +264,9 @@ def in_child(task: Callable[..., Result], *args: Any) -> Result:
             return value  # type: ignore[no-any-return]
         log.seek(0)
         cause = next((line.strip() for line in log if _CAUSE.search(line)), "")
-    first = value.splitlines()[0] if value else f"exit code {child.exitcode}"
-    raise CompileError(f"{status}: {first}" + (f" ({cause})" if cause and cause not in first else ""))
+    lines = [line.strip() for line in value.splitlines() if line.strip(" ^~")] or [f"exit code {child.exitcode}"]
+    said = " ... ".join(dict.fromkeys((lines[0], lines[-1])))
+    raise CompileError(f"{status}: {said}" + (f" ({cause})" if cause and cause not in said else ""))
 
 
 # ---- the package's launches on meta tensors ------------------------------------------------------------------------
@@ -300,20 +313,26 @@ def matmul(
     return out
 
 
-#: The matrix instructions of a GEMM path by family of targets; "10x" has tensor memory, "12x" has not.
+_WARP = r"^mma\.sync\.aligned\.m16n8k\d+\.row\.col\.f32\.(f16|bf16|tf32)\."
+
+#: The matrix instructions of a GEMM by family of targets ("10x" has tensor memory, "12x" has not) and by operands.
 EXPECTED: dict[tuple[str, str], str] = {
-    ("8x", "16-bit"): r"^mma\.sync\.aligned\.m16n8k\d+\.row\.col\.f32\.(f16|bf16|tf32)\.",
+    ("8x", "16-bit"): _WARP,
     ("9x", "16-bit"): r"^wgmma\.mma_async\.sync\.aligned\.m64n\d+k\d+\.f32\.(f16|bf16|tf32)\.",
     ("10x", "16-bit"): r"^tcgen05\.mma\S*\.kind::(f16|tf32)",
+    ("12x", "16-bit"): _WARP,
     ("10x", "nvfp4"): r"^tcgen05\.mma\S*\.kind::mxf4nvf4\.block_scale\.(scale_vec::4X|block16)",
     ("10x", "mxfp4"): r"^tcgen05\.mma\S*\.kind::mxf4(nvf4)?\.block_scale\.(scale_vec::2X|block32)",
-    ("12x", "16-bit"): r"^mma\.sync\.aligned\.m16n8k\d+\.row\.col\.f32\.(f16|bf16|tf32)\.",
     ("12x", "nvfp4"): r"^mma\.sync\S*\.kind::mxf4nvf4\.block_scale\.(scale_vec::4X|block16)\S*\.ue4m3",
     ("12x", "mxfp4"): r"^mma\.sync\S*\.kind::mxf4(nvf4)?\.block_scale\.(scale_vec::2X|block32)\S*\.ue8m0",
 }
 
 
-def expected_mma(arch: int, path: str, format: str) -> str:
-    """A regular expression for the instructions that a GEMM over `format` must use on `path` (both PTX spellings)."""
-    family = f"{arch // 10}x" if arch < 110 else ("10x" if arch < 120 else "12x")
-    return EXPECTED[family, format if path == "native" else "16-bit"]
+def expected_mma(arch: int, config: Config, format: str) -> str:
+    """A regular expression for the instructions of a GEMM kernel: block-scaled ones on the native path (`format` is that of
+    both operands; both PTX spellings), else 16-bit ones, a warp's own where the tile is too low for a warp group.
+    """
+    family = "12x" if arch >= 120 else "10x" if arch >= 100 else f"{arch // 10}x"
+    if config.path == "native":
+        return EXPECTED[family, format]
+    return EXPECTED[family, "16-bit"] if config.block_m >= 64 else _WARP

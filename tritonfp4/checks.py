@@ -176,6 +176,6 @@ def backend(fn: str, value: Any, wanted: Sequence[str]) -> None:
         raise BackendError(f"{fn}: Unknown backend: {value!r}, want one of {names(wanted)}")
 
 
-def out_dtype(fn: str, value: Any, wanted: Sequence[torch.dtype]) -> None:
+def out_dtype(fn: str, value: Any, wanted: Sequence[torch.dtype], arg: str = "out_dtype") -> None:
     if value not in wanted:
-        raise UnsupportedTypeError(f"{fn}: Unsupported output dtype: got out_dtype={value}, want one of {names(wanted)}")
+        raise UnsupportedTypeError(f"{fn}: Unsupported output dtype: got {arg}={value}, want one of {names(wanted)}")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tritonfp4 import checks
-from tritonfp4.checks import ArgumentError, BackendError, ShapeError, UnsupportedError
+from tritonfp4.checks import ArgumentError, BackendError, DTypeError, ShapeError, UnsupportedError
 from tritonfp4.formats import FORMATS, BlockFormat
 from tritonfp4.layouts import LAYOUTS, SfLayout, round_up
 from tritonfp4.tensor import BlockScaledTensor
@@ -69,6 +69,10 @@ class RoundStyle(str, enum.Enum):
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 #: Backend names -> what runs: "pytorch" is the reference, "triton" insists on the kernels, the others let the device decide.
 _BACKENDS = {"cuda": "auto", "cutlass": "auto", "auto": "auto", "pytorch": "torch", "torch": "torch", "triton": "triton"}
+#: Keywords of `quantize_to_fp4`, which `fp4_matmul` passes on.
+_QUANTIZE_KEYWORDS = (
+    "backend", "scale_rule", "block_scale_2d", "had", "fp4_format", "round_style", "transpose", "e4m3_max",
+)  # fmt: skip
 
 
 def _backend(value: Any, text: str) -> str:
@@ -203,7 +207,9 @@ def fp4_matmul(
         raise ShapeError(f"{fn}: K dimension mismatch: a has {left.cols} padded columns, b has {right.cols}")
     out = call_matmul(left, right, None, dtype, core)
     if out_shape is not None:
-        if len(out_shape) != 2 or not (0 <= out_shape[0] <= out.shape[0] and 0 <= out_shape[1] <= out.shape[1]):
+        if not isinstance(out_shape, (tuple, list)) or [isinstance(v, (int, torch.SymInt)) for v in out_shape] != [True] * 2:
+            raise DTypeError(f"{fn}: out_shape must be two integers, got {out_shape!r}")
+        if not (0 <= out_shape[0] <= out.shape[0] and 0 <= out_shape[1] <= out.shape[1]):
             raise ShapeError(f"{fn}: out_shape must lie within {tuple(out.shape)}, got {tuple(out_shape)}")
         m, n = out_shape
     return out if (m, n) == tuple(out.shape) else out[:m, :n].contiguous()
@@ -212,7 +218,15 @@ def fp4_matmul(
 def _kwargs(fn: str, side: str, first: dict[str, Any] | None, second: dict[str, Any] | None) -> dict[str, Any]:
     if first is not None and second is not None:
         raise ArgumentError(f"{fn}: {side}_quantize_kwargs and {side}_quantization_kwargs are the same: give one")
-    return first or second or {}
+    name, given = (f"{side}_quantization_kwargs", second) if first is None else (f"{side}_quantize_kwargs", first)
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise DTypeError(f"{fn}: {name} must be a dict of keywords of quantize_to_fp4, got {type(given).__name__}")
+    unknown = [key for key in given if key not in _QUANTIZE_KEYWORDS]
+    if unknown:
+        raise DTypeError(f"{fn}: {name} has unknown keywords: got {unknown}, want some of {checks.names(_QUANTIZE_KEYWORDS)}")
+    return given
 
 
 def _operand(

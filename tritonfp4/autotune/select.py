@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 
-from tritonfp4.autotune.legality import FP4, Problem, illegal
+from tritonfp4.autotune.legality import Problem, illegal
 from tritonfp4.config import Config
-from tritonfp4.layouts import ceil_div
 
-#: From this M on, decoding operands once in memory beats decoding them in every tile that uses them.
-DEQUANTIZE_FROM_M = 256
+#: From this M on, decoding the operands to memory once beats decoding them in every tile that uses them.
+DEQUANTIZE_FROM_M = 48
 
 
 def _up_to(n: int, low: int, high: int) -> int:
@@ -64,22 +63,17 @@ def _elementwise(problem: Problem) -> Config:
 def _matmul(problem: Problem) -> list[Config]:
     m, n, k = problem.m, problem.n, problem.k
     if problem.device.interpreted:
-        bm, bn = _up_to(m, 16, 128), _up_to(n, 16, 128)
-        return [Config("upcast", bm, _up_to(k, 64, 256), bn)]
+        return [Config("upcast", _up_to(m, 16, 128), _up_to(k, 64, 256), _up_to(n, 16, 128))]
     found = []
-    small = m <= 64
-    if small:  # weights take the wide side of the MMA, activations the narrow one
-        tile = _up_to(m, 16, 64)
-        found += [Config("native", 128, 256, max(tile, 16), num_stages=3, swap=True)]
-        found += [Config("upcast", bm, 128, tile, 4, stages, swap=True) for bm in (64,) for stages in (4, 3, 2)]
+    if m <= 64:  # weights take the wide side of the MMA, activations the narrow one
+        found.append(Config("native", 128, 256, _up_to(m, 16, 64), num_stages=3, swap=True))
     else:
         found += [Config("native", 128, 256, 128, num_warps=8, num_stages=stages, group_m=8) for stages in (3, 2)]
-        wide = (128, 256) if problem.device.arch.shared_bytes > 200_000 else (128, 128)
-        if m >= DEQUANTIZE_FROM_M and (problem.a in FP4 or problem.b in FP4):
-            tiles = ceil_div(m, wide[0]) * ceil_div(n, wide[1])
-            if tiles >= problem.device.sm_count:
-                found += [Config("dequantize", wide[0], 64, wide[1], 8, s, group_m=8) for s in (4, 3)]
-            found += [Config("dequantize", 128, 64, 128, 8, s, group_m=8) for s in (4, 3, 2)]
-        found += [Config("upcast", 128, 128, 128, 8, stages, group_m=8) for stages in (3, 2)]
+    if m >= DEQUANTIZE_FROM_M:
+        found.append(Config("dequantize", 16, 512))
+    if m <= 64:
+        rows = 32 if m <= 16 and "16" in problem.a else 64
+        found += [Config("upcast", rows, 256, _up_to(m, 16, 64), 4, stages, swap=True) for stages in (3, 2)]
+    found += [Config("upcast", 128, 128, 128, 8, stages, group_m=8) for stages in (3, 2)]
     found += [Config("upcast", 64, 128, 64, 4, 2, group_m=8), Config("upcast", 32, 64, 32, 4, 2, group_m=8)]
     return found

@@ -63,12 +63,12 @@ class _Unset:
 UNSET = _Unset()
 
 
-def _recipe(fn: str, recipe: Any) -> NVFP44Over6Config | None:
+def _recipe(fn: str, recipe: Any, arg: str = "nvfp4_4over6") -> NVFP44Over6Config | None:
     if recipe is None or isinstance(recipe, _Unset):
         return None
     if isinstance(recipe, NVFP44Over6Config):
         return recipe
-    raise ArgumentError(f"{fn}: nvfp4_4over6 must be an NVFP44Over6Config or None, got {recipe!r}")
+    raise ArgumentError(f"{fn}: {arg} must be an NVFP44Over6Config or None, got {recipe!r}")
 
 
 def _core(backend: str) -> str:
@@ -213,15 +213,19 @@ def nvfp4_quantize(
     stored = SfLayout.layout_linear if do_shuffle else layout
     checks.is_tensor(fn, "a", a)
     scale = _scalar(a_global_sf, a)
+    if scale is not None:
+        checks.is_tensor(fn, "a_global_sf", scale)
     recipe = _recipe(fn, nvfp4_4over6)
     if not per_token_activation:
         if out_scale is not None:
             raise ArgumentError(f"{fn}: out_scale is only supported with per_token_activation=True")
         if expanded_idx_to_permuted_idx is not None:
             raise ArgumentError(f"{fn}: expanded_idx_to_permuted_idx is only supported with per_token_activation=True")
+        if sf_vec_size == 32:
+            raise UnsupportedError(f"{fn}: sf_vec_size=32 is not the block of NVFP4, want 16 (mxfp4_quantize has 32)")
         swizzled, is_8x4 = stored != SfLayout.layout_linear, stored == SfLayout.layout_8x4
         values, sf = _fp4_quantize(
-            fn, "a", a, scale, sf_vec_size, sf_vec_size == 32, swizzled, is_8x4, False, backend, nvfp4_4over6, "a_global_sf"
+            fn, "a", a, scale, sf_vec_size, False, swizzled, is_8x4, False, backend, nvfp4_4over6, "a_global_sf"
         )
         return _shuffled(fn, values, sf, _core(backend)) if do_shuffle else (values, sf)
     if sf_vec_size != 16:
@@ -240,9 +244,9 @@ def nvfp4_quantize(
     return values, sf, per_token
 
 
-def _check_range(fn: str, given: torch.Tensor | float, recipe: NVFP44Over6Config | None, setting: Any) -> None:
+def _check_range(fn: str, given: torch.Tensor | float | None, recipe: NVFP44Over6Config | None, setting: Any) -> None:
     """Refuse a per-token scalar that belongs to another recipe, where it can be read without a synchronization."""
-    if isinstance(setting, _Unset) or torch.compiler.is_compiling():
+    if given is None or isinstance(setting, _Unset) or torch.compiler.is_compiling():
         return
     if isinstance(given, torch.Tensor):
         if given.device.type != "cpu" or given.numel() != 1:
@@ -314,7 +318,7 @@ def make_nvfp4_global_scale(
     """
     fn = "make_nvfp4_global_scale"
     checks.quantizer_input(fn, "input_tensor", input_tensor, None)
-    recipe = _recipe(fn, nvfp4_4over6_config)
+    recipe = _recipe(fn, nvfp4_4over6_config, "nvfp4_4over6_config")
     limit = 448 if recipe is None else recipe.e4m3_max
     if per_token_activation:
         return _scalar(1.0 / (6.0 * limit), input_tensor)
@@ -362,6 +366,7 @@ def _interleave(fn: str, arg: str, x: torch.Tensor, out: torch.Tensor | None, ro
     if out is None:
         return torch.ops.tritonfp4.relayout.default(*args).view(x.dtype)
     size = batch * LAYOUTS[SfLayout.layout_128x4].numel(rows, cols)
+    checks.is_tensor(fn, "out", out)
     if out.device != x.device or out.dtype != x.dtype or out.shape != (size,) or not out.is_contiguous():
         raise ArgumentError(
             f"{fn}: block_scale_interleave out must be a contiguous flat tensor of shape ({size},), dtype {x.dtype}, "

@@ -15,6 +15,8 @@ from tritonfp4.kernels.encode import (
     e2m1_decode_fp32,
     e4m3_decode_fp16,
     scale_decode_fp32,
+    to_dtype,
+    to_fp32,
 )
 
 
@@ -26,7 +28,8 @@ def spread(scale, ROWS: tl.constexpr, COLS: tl.constexpr, TIMES: tl.constexpr):
 
 @triton.jit
 def decode_halves(
-    packed, code, FORMAT: tl.constexpr, COMPUTE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, VEC: tl.constexpr
+    packed, code, FORMAT: tl.constexpr, COMPUTE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, VEC: tl.constexpr,
+    INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     """Bytes [ROWS, COLS * VEC / 2] and scale bytes [ROWS, COLS] -> operands of the even and of the odd elements."""
     if COMPUTE == "fp16":
@@ -39,7 +42,7 @@ def decode_halves(
         s = spread(s, ROWS, COLS, VEC // 2)
         even, odd = e2m1_decode_fp32(packed & 15) * s, e2m1_decode_fp32(packed >> 4) * s
         if COMPUTE == "bf16":
-            even, odd = even.to(tl.bfloat16), odd.to(tl.bfloat16)  # exact
+            even, odd = to_dtype(even, tl.bfloat16, INTERPRETED), to_dtype(odd, tl.bfloat16, INTERPRETED)  # exact
         return even, odd
 
 
@@ -48,7 +51,7 @@ def split_halves(x, COMPUTE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexp
     """Plain operand [ROWS, COLS] -> its even and its odd columns."""
     even, odd = tl.split(x.reshape(ROWS, COLS // 2, 2))
     if COMPUTE == "tf32":
-        even, odd = even.to(tl.float32), odd.to(tl.float32)
+        even, odd = to_fp32(even), to_fp32(odd)
     return even, odd
 
 
@@ -56,7 +59,7 @@ def split_halves(x, COMPUTE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexp
 def dot(a, b, acc, COMPUTE: tl.constexpr, INTERPRETED: tl.constexpr):
     """acc + a @ b.T in fp32. The interpreter multiplies bf16 as integers, so there the operands are widened first."""
     if INTERPRETED and COMPUTE != "fp16":
-        return tl.dot(a.to(tl.float32), tl.trans(b.to(tl.float32)), acc, input_precision="ieee")
+        return tl.dot(to_fp32(a), tl.trans(to_fp32(b)), acc, input_precision="ieee")
     elif COMPUTE == "tf32":
         return tl.dot(a, tl.trans(b), acc, input_precision="tf32")
     else:

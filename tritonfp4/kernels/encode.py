@@ -81,6 +81,15 @@ def scale_decode_fp32(byte, FORMAT: tl.constexpr):
 
 
 @triton.jit
+def to_fp32(x):
+    """fp16, bf16 or fp32 -> fp32, exactly. bf16 by a shift: the interpreter's cast gets subnormals wrong."""
+    if x.dtype == tl.bfloat16:
+        return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    else:
+        return x.to(tl.float32)
+
+
+@triton.jit
 def to_dtype(x, dtype: tl.constexpr, INTERPRETED: tl.constexpr):
     """fp32 -> dtype, nearest even. The interpreter truncates bf16 casts, so there the rounding is spelled out."""
     if INTERPRETED and dtype == tl.bfloat16:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 import triton
 import triton.language as tl
@@ -10,8 +12,9 @@ from tritonfp4.config import Config
 from tritonfp4.kernels import dequantize as dequantize_kernels
 from tritonfp4.kernels.dot import decode_halves, dot, split_halves
 from tritonfp4.kernels.encode import scale_offset
-from tritonfp4.kernels.launch import INTERPRETED
-from tritonfp4.kernels.operands import Operand, compute_dtype, launch_matmul, store_tile, tile_ids, unwrap
+from tritonfp4.kernels.launch import INTERPRETED, on_device
+from tritonfp4.kernels.operands import compute_dtype, launch_matmul, store_tile, tile_ids, unwrap
+from tritonfp4.layouts import ceil_div
 from tritonfp4.tensor import BlockScaledTensor
 
 
@@ -32,7 +35,7 @@ def _load_scales(ptr, r, c, rows, cols, stored_cols, LAYOUT: tl.constexpr):
 def _load_halves(
     ptr, scale_ptr, r, k, rows, K, stride_r, stride_k, scale_cols,
     FORMAT: tl.constexpr, VEC: tl.constexpr, LAYOUT: tl.constexpr, COMPUTE: tl.constexpr,
-    BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
+    INTERPRETED: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Even and odd elements k .. k + BLOCK_K of an operand, decoded."""
     if FORMAT == "plain":
@@ -43,7 +46,7 @@ def _load_halves(
         packed = _load_bytes(ptr, r, k // 2 + tl.arange(0, BLOCK_K // 2), rows, tl.cdiv(K, 2), stride_r, stride_k)
         c = k // VEC + tl.arange(0, C)
         code = _load_scales(scale_ptr, r, c, rows, tl.cdiv(K, VEC), scale_cols, LAYOUT)
-        return decode_halves(packed, code, FORMAT, COMPUTE, BLOCK, C, VEC)
+        return decode_halves(packed, code, FORMAT, COMPUTE, BLOCK, C, VEC, INTERPRETED)
 
 
 @triton.jit(do_not_specialize=["M", "N"])
@@ -61,22 +64,16 @@ def matmul_upcast_kernel(
     rn = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for k in range(0, K, BLOCK_K):
-        if A_FORMAT == "plain" and B_FORMAT == "plain":
-            i = k + tl.arange(0, BLOCK_K)
-            a = _load_bytes(a_ptr, rm, i, M, K, a_stride_r, a_stride_k)
-            b = _load_bytes(b_ptr, rn, i, N, K, b_stride_r, b_stride_k)
-            acc = dot(a, b, acc, COMPUTE, INTERPRETED)
-        else:
-            a0, a1 = _load_halves(
-                a_ptr, a_scale_ptr, rm, k, M, K, a_stride_r, a_stride_k, a_scale_cols,
-                A_FORMAT, A_VEC, A_LAYOUT, COMPUTE, BLOCK_M, BLOCK_K,
-            )  # fmt: skip
-            b0, b1 = _load_halves(
-                b_ptr, b_scale_ptr, rn, k, N, K, b_stride_r, b_stride_k, b_scale_cols,
-                B_FORMAT, B_VEC, B_LAYOUT, COMPUTE, BLOCK_N, BLOCK_K,
-            )  # fmt: skip
-            acc = dot(a0, b0, acc, COMPUTE, INTERPRETED)
-            acc = dot(a1, b1, acc, COMPUTE, INTERPRETED)
+        a0, a1 = _load_halves(
+            a_ptr, a_scale_ptr, rm, k, M, K, a_stride_r, a_stride_k, a_scale_cols,
+            A_FORMAT, A_VEC, A_LAYOUT, COMPUTE, INTERPRETED, BLOCK_M, BLOCK_K,
+        )  # fmt: skip
+        b0, b1 = _load_halves(
+            b_ptr, b_scale_ptr, rn, k, N, K, b_stride_r, b_stride_k, b_scale_cols,
+            B_FORMAT, B_VEC, B_LAYOUT, COMPUTE, INTERPRETED, BLOCK_N, BLOCK_K,
+        )  # fmt: skip
+        acc = dot(a0, b0, acc, COMPUTE, INTERPRETED)
+        acc = dot(a1, b1, acc, COMPUTE, INTERPRETED)
     store_tile(
         acc, rm, rn, M, N, a_global_ptr, b_global_ptr, out_ptr, out_stride_m, out_stride_n,
         A_SHUFFLE, B_SHUFFLE, A_PER_ROW, B_PER_ROW, UNSHIFT, INTERPRETED,
@@ -89,33 +86,62 @@ def matmul_upcast(
     """Launcher; as `tritonfp4.reference.matmul`."""
     compute = compute_dtype(a, b)
     mx = sum(isinstance(t, BlockScaledTensor) and t.format.scale == "e8m0" for t in (a, b))
-    _launch(unwrap(a), unwrap(b), out, config, compute, 4.0**mx)
+    launch_matmul(
+        matmul_upcast_kernel, unwrap(a), unwrap(b), out, config, COMPUTE=compute, UNSHIFT=4.0**mx, INTERPRETED=INTERPRETED
+    )
+
+
+@triton.jit(do_not_specialize=["M", "N"])
+def epilogue_kernel(
+    acc_ptr, a_global_ptr, b_global_ptr, out_ptr, M, N, acc_stride, out_stride_m, out_stride_n,
+    A_SHUFFLE: tl.constexpr, B_SHUFFLE: tl.constexpr, A_PER_ROW: tl.constexpr, B_PER_ROW: tl.constexpr,
+    UNSHIFT: tl.constexpr, INTERPRETED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """fp32 accumulators in memory -> out."""
+    rm = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    rn = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside = (rm < M)[:, None] & (rn < N)[None, :]
+    acc = tl.load(acc_ptr + rm.to(tl.int64)[:, None] * acc_stride + rn[None, :], mask=inside, other=0.0)
+    store_tile(
+        acc, rm, rn, M, N, a_global_ptr, b_global_ptr, out_ptr, out_stride_m, out_stride_n,
+        A_SHUFFLE, B_SHUFFLE, A_PER_ROW, B_PER_ROW, UNSHIFT, INTERPRETED,
+    )  # fmt: skip
 
 
 def matmul_dequantize(
     a: BlockScaledTensor | torch.Tensor, b: BlockScaledTensor | torch.Tensor, out: torch.Tensor, config: Config
 ) -> None:
-    """Launcher: operands are decoded to 16 bits in memory, then multiplied. Wins when M re-uses them many times."""
+    """Launcher: operands are decoded to 16 bits in memory, cuBLAS multiplies them into fp32, a last pass scales.
+
+    Wins when M re-uses the decoded weights often enough; costs 2 bytes a weight and 4 bytes an output of workspace.
+    """
     compute = compute_dtype(a, b)
-    mx = 0
-    operands = []
-    for t in (a, b):
-        plain = unwrap(t)
-        if isinstance(t, BlockScaledTensor):
-            e8m0 = t.format.scale == "e8m0"
-            mx += e8m0
-            dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32}[compute]
-            bare = BlockScaledTensor(t.values, t.scales, None, t.format, t.layout, t.shape, 0)  # rows stay as stored
-            data = dequantize_kernels.dequantize(bare, dtype, False, DEQUANTIZE, 0.25 if e8m0 else 1.0)
-            plain = Operand.plain(data, plain.global_scale, t.row_shuffle)
-        elif compute == "tf32":
-            plain = Operand.plain(t.float(), None, 0)
-        operands.append(plain)
-    _launch(operands[0], operands[1], out, config, compute, 4.0**mx)
+    left, shift_a = _decoded(a, compute)
+    right, shift_b = _decoded(b, compute)
+    k = min(left.shape[1], right.shape[1])
+    with on_device(out):
+        if out.is_cuda:
+            acc = torch.mm(left[:, :k], right[:, :k].t(), out_dtype=torch.float32)
+        else:
+            acc = torch.mm(left[:, :k].float(), right[:, :k].float().t())
+        x, y = unwrap(a), unwrap(b)
+        epilogue_kernel[(ceil_div(x.rows, EPILOGUE.block_m), ceil_div(y.rows, EPILOGUE.block_n))](
+            acc, x.global_scale, y.global_scale, out, x.rows, y.rows, acc.stride(0), out.stride(0), out.stride(1),
+            A_SHUFFLE=x.shuffle, B_SHUFFLE=y.shuffle, A_PER_ROW=x.per_row, B_PER_ROW=y.per_row,
+            UNSHIFT=shift_a * shift_b, INTERPRETED=INTERPRETED, BLOCK_M=EPILOGUE.block_m, BLOCK_N=EPILOGUE.block_n,
+            num_warps=EPILOGUE.num_warps,
+        )  # fmt: skip
+
+
+def _decoded(t: BlockScaledTensor | torch.Tensor, compute: str) -> tuple[torch.Tensor, float]:
+    """16-bit operand, rows as stored and without its global scale, and the factor that was left out of it."""
+    if isinstance(t, torch.Tensor):
+        return t, 1.0
+    e8m0 = t.format.scale == "e8m0"
+    bare = dataclasses.replace(t, global_scale=None, row_shuffle=0)
+    dtype = torch.float16 if compute == "fp16" else torch.bfloat16
+    return dequantize_kernels.dequantize(bare, dtype, False, DEQUANTIZE, 0.25 if e8m0 else 1.0), 4.0 if e8m0 else 1.0
 
 
 DEQUANTIZE = Config("dequantize", block_m=16, block_k=512, num_warps=4)
-
-
-def _launch(a: Operand, b: Operand, out: torch.Tensor, config: Config, compute: str, unshift: float) -> None:
-    launch_matmul(matmul_upcast_kernel, a, b, out, config, COMPUTE=compute, UNSHIFT=unshift, INTERPRETED=INTERPRETED)
+EPILOGUE = Config("epilogue", block_m=32, block_k=1, block_n=128, num_warps=4)

@@ -31,16 +31,15 @@ class Operand:
     cols: int
     scale_cols: int
 
-    @classmethod
-    def plain(cls, data: torch.Tensor, global_scale: torch.Tensor | None, shuffle: int) -> Operand:
-        """A 16-bit (or fp32) matrix."""
-        return cls(data, None, global_scale, "plain", 16, 2, shuffle, data.shape[0], data.shape[1], 0)
+    @property
+    def per_row(self) -> bool:
+        return self.global_scale is not None and self.global_scale.numel() > 1
 
 
 def unwrap(t: BlockScaledTensor | torch.Tensor) -> Operand:
     """Kernel arguments of an operand."""
     if isinstance(t, torch.Tensor):
-        return Operand.plain(t, None, 0)
+        return Operand(t, None, None, "plain", 16, 2, 0, t.shape[0], t.shape[1], 0)
     g = None if t.global_scale is None else t.global_scale.to(torch.float32).reshape(-1)
     return Operand(
         t.values, t.scales, g, t.format.name, t.format.vec, int(t.layout), t.row_shuffle, t.rows, t.cols, t.scale_cols
@@ -52,7 +51,7 @@ def compute_dtype(a: BlockScaledTensor | torch.Tensor, b: BlockScaledTensor | to
     plain = {t.dtype for t in (a, b) if isinstance(t, torch.Tensor)}
     e8m0 = any(isinstance(t, BlockScaledTensor) and t.format.scale == "e8m0" for t in (a, b))
     if torch.float16 in plain:
-        return "tf32" if e8m0 or torch.bfloat16 in plain else "fp16"
+        return "tf32" if e8m0 else "fp16"
     return "bf16" if e8m0 or plain else "fp16"
 
 
@@ -110,12 +109,8 @@ def launch_matmul(kernel: Any, a: Operand, b: Operand, out: torch.Tensor, config
             a.data, a.scales, a.global_scale, b.data, b.scales, b.global_scale, out,
             a.rows, b.rows, k, a.data.stride(0), a.data.stride(1), b.data.stride(0), b.data.stride(1),
             stride_m, stride_n, a.scale_cols, b.scale_cols,
-            A_FORMAT=a.format, A_VEC=a.vec, A_LAYOUT=a.layout, A_SHUFFLE=a.shuffle, A_PER_ROW=_per_row(a),
-            B_FORMAT=b.format, B_VEC=b.vec, B_LAYOUT=b.layout, B_SHUFFLE=b.shuffle, B_PER_ROW=_per_row(b),
+            A_FORMAT=a.format, A_VEC=a.vec, A_LAYOUT=a.layout, A_SHUFFLE=a.shuffle, A_PER_ROW=a.per_row,
+            B_FORMAT=b.format, B_VEC=b.vec, B_LAYOUT=b.layout, B_SHUFFLE=b.shuffle, B_PER_ROW=b.per_row,
             BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=config.block_k, GROUP_M=config.group_m,
             num_warps=config.num_warps, num_stages=config.num_stages, enable_fp_fusion=True, **constants,
         )  # fmt: skip
-
-
-def _per_row(t: Operand) -> bool:
-    return t.global_scale is not None and t.global_scale.numel() > 1

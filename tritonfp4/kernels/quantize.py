@@ -14,6 +14,7 @@ from tritonfp4.kernels.encode import (
     e4m3_decode_fp32,
     e4m3_encode,
     scale_offset,
+    to_fp32,
 )
 from tritonfp4.kernels.launch import on_device
 from tritonfp4.layouts import SfLayout, as_layout, ceil_div
@@ -40,7 +41,7 @@ def amax_partials_kernel(
         r = ((tile // tiles_k).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
         k = ((tile % tiles_k).to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K))[None, :]
         inside = (r < M) & (k < K)
-        x = tl.load(x_ptr + r * stride_m + k * stride_k, mask=inside, other=0.0).to(tl.float32)
+        x = to_fp32(tl.load(x_ptr + r * stride_m + k * stride_k, mask=inside, other=0.0))
         best = tl.maximum(best, tl.where(inside, _magnitude_bits(x), -1))
     tl.store(out_ptr + tl.program_id(0), tl.max(best))
 
@@ -55,7 +56,7 @@ def amax_rows_kernel(
     for start in range(0, K, BLOCK_K):
         k = (start + tl.arange(0, BLOCK_K)).to(tl.int64)[None, :]
         inside = (r[:, None] < M) & (k < K)
-        x = tl.load(x_ptr + r[:, None] * stride_m + k * stride_k, mask=inside, other=0.0).to(tl.float32)
+        x = to_fp32(tl.load(x_ptr + r[:, None] * stride_m + k * stride_k, mask=inside, other=0.0))
         best = tl.maximum(best, tl.where(inside, _magnitude_bits(x), -1))
     tl.store(out_ptr + r, tl.max(best, 1), mask=r < M)
 
@@ -246,8 +247,8 @@ def quantize_kernel(
     r = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     k = pid_k.to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K)
     inside = (r < M)[:, None] & (k < K)[None, :]
-    x = tl.load(x_ptr + r[:, None] * stride_m + k[None, :] * stride_k, mask=inside, other=0.0).to(tl.float32)
-    x = x.reshape(BLOCK_M, C, VEC)
+    x = tl.load(x_ptr + r[:, None] * stride_m + k[None, :] * stride_k, mask=inside, other=0.0)
+    x = to_fp32(x).reshape(BLOCK_M, C, VEC)
     bits = tl.max(_magnitude_bits(x), 2)
     if FORMAT == "nvfp4":
         g, amax, decode = _global_scales(

@@ -1,7 +1,8 @@
 """The meaning of FP4 quantization: global scales, block-scale rules, rounding.
 
 Every line that computes is one fp32 operation, rounded to nearest even, in the order of TransformerEngine's NVFP4
-reference; the kernels repeat it bit for bit. Reductions over floats run over the elements in order.
+reference; the kernels repeat it bit for bit. Reductions over floats run over the elements in order. Divisors are
+tensors, never Python numbers: on CUDA torch multiplies by the reciprocal of a number.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def _nvfp4_adaptive(
     With the amax known the candidates are decoded as TransformerEngine does, ``q * s * amax / (6 * e4m3_max)``; with
     only the global scale known as flashinfer does, ``q * s * (1 / G)``.
     """
-    base = torch.where(v == 0, 0.0, v / 6.0 * g)
+    base = torch.where(v == 0, 0.0, v / torch.full_like(v, 6.0) * g)
     results = []
     for scaled in (base, base * 1.5):
         s8 = e4m3_encode(scaled)
@@ -86,7 +87,7 @@ def _nvfp4_adaptive(
         if amax is None:
             decoded = product * (1.0 / g)[..., None]
         else:
-            decoded = product * amax[..., None] / (6.0 * e4m3_max)
+            decoded = product * amax[..., None] / torch.full_like(product, 6.0 * e4m3_max)
         results.append((q, s8, _block_error(decoded - x, rule)))
     (q6, s6, e6), (q4, s4, e4) = results
     four = e4 < e6

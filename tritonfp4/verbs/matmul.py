@@ -75,7 +75,11 @@ def matmul(
     if a.shape[-1] != b.shape[-1]:
         raise checks.ShapeError(f"{fn}: K dimension mismatch: a has {a.shape[-1]} columns, b has {b.shape[-1]}")
     checks.same_device(fn, a=a.values if isinstance(a, BlockScaledTensor) else a, b=b.values if isinstance(b, BlockScaledTensor) else b)
-    kind = out_dtype or (out.dtype if out is not None else plain.dtype if plain is not None else torch.bfloat16)
+    if out is not None:
+        checks.is_tensor(fn, "out", out)
+    kind = out_dtype
+    if kind is None:
+        kind = out.dtype if out is not None else plain.dtype if plain is not None else torch.bfloat16
     checks.out_dtype(fn, kind, OUT_DTYPES)
     lead, n = tuple(a.shape[:-1]), b.shape[0]
     flat = a if isinstance(a, BlockScaledTensor) else a.reshape(-1, a.shape[-1]) if a.ndim != 2 else a
@@ -85,7 +89,12 @@ def matmul(
         return result if len(lead) == 1 else result.reshape(*lead, n)
     if tuple(out.shape) != (*lead, n):
         raise checks.ShapeError(f"{fn}: Output shape mismatch: got out of shape {tuple(out.shape)}, want {(*lead, n)}")
-    target = out if out.ndim == 2 else out.view(rows, n)
+    try:
+        target = out if out.ndim == 2 else out.view(rows, n)
+    except RuntimeError:
+        raise checks.ShapeError(
+            f"{fn}: the leading dimensions of out must flatten to rows without a copy, got strides {out.stride()}"
+        ) from None
     checks.output(fn, target, (rows, n), kind, flat.device)
     call_matmul(flat, b, target, kind, backend)
     return out

@@ -35,13 +35,13 @@ def call_quantize(
     rows, _ = checks.quantizer_input(fn, arg, x, None if pad else fmt.vec)
     rule = checks.rule(fn, "rule", rule, fmt)
     limit = default_e4m3_max(rule) if e4m3_max is None else checks.e4m3_max(fn, e4m3_max)
+    if not fmt.two_level:
+        global_scale, scale_from = None, "none"
     if global_scale is not None:
         checks.global_scale(fn, scale_arg, global_scale, 1 if scale_from == "row" else rows)
     if out_scale is not None:
         checks.global_scale(fn, "out_scale", out_scale, 1)
     checks.same_device(fn, **{arg: x, scale_arg: global_scale, "out_scale": out_scale})
-    if not fmt.two_level:
-        global_scale, scale_from = None, "none"
     return torch.ops.tritonfp4.quantize.default(
         x, global_scale, out_scale, fmt.name, rule, limit, scale_from, int(layout), pad, backend
     )
@@ -94,7 +94,7 @@ def quantize(
         raise checks.ArgumentError(f"{fn}: {given[0]} has no meaning for {fmt.name}, which has no global scale")
     scale_from = "row" if per_row else "decode" if global_scale is not None else "amax" if amax is not None else "tensor"
     values, scales, g = call_quantize(
-        fn, x, fmt, rule=rule or "static_6", e4m3_max=e4m3_max, scale_arg="amax" if amax is not None else "global_scale",
+        fn, x, fmt, rule="static_6" if rule is None else rule, e4m3_max=e4m3_max, scale_arg="amax" if amax is not None else "global_scale",
         global_scale=amax if amax is not None else global_scale, scale_from=scale_from, layout=kind, backend=backend,
     )  # fmt: skip
     return BlockScaledTensor(values, scales, g if fmt.two_level else None, fmt, kind, tuple(x.shape))
@@ -104,7 +104,7 @@ def dequantize(t: BlockScaledTensor, dtype: torch.dtype = torch.float32, *, back
     """``[*lead, K]`` of `dtype` (fp32, bf16 or fp16): element * scale * global scale in fp32, rounded once to `dtype`."""
     fn = "dequantize"
     checks.backend(fn, backend, BACKENDS)
-    checks.out_dtype(fn, dtype, checks.INPUT_DTYPES)
+    checks.out_dtype(fn, dtype, checks.INPUT_DTYPES, "dtype")
     block_scaled(fn, "t", t)
     return torch.ops.tritonfp4.dequantize.default(
         t.values, t.scales, t.global_scale, t.format.name, int(t.layout), t.row_shuffle, list(t.shape), dtype, False, backend

@@ -1,0 +1,137 @@
+"""The launches that are compiled for every architecture: real launchers, configs from `tritonfp4.autotune.select`.
+
+A case says what to launch on a device and, for a GEMM, the configs follow from the device: so it also says what path was
+taken, and from the path which instructions there must be.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tritonfp4 import aot
+from tritonfp4.autotune import Problem, select
+from tritonfp4.config import Config
+from tritonfp4.device import DeviceInfo
+from tritonfp4.formats import FORMATS
+from tritonfp4.layouts import SfLayout
+
+SWIZZLED, NARROW, LINEAR = SfLayout.layout_128x4, SfLayout.layout_8x4, SfLayout.layout_linear
+
+
+@dataclass(frozen=True)
+class Case:
+    """One launch. `config(device)` is None for passes without a GEMM; `formats` are those of the GEMM's operands."""
+
+    name: str
+    launch: Callable[[DeviceInfo], object]
+    config: Callable[[DeviceInfo], Config] | None = None
+    formats: tuple[str, str] = ("", "")
+
+
+def _meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _pass(op: str, rows: int, cols: int, device: DeviceInfo) -> Config:
+    return select(Problem(op, rows, 0, cols, "", "", device))
+
+
+def _quantize(
+    name: str, fmt: str, rule: str, scale_from: str, layout: SfLayout = SWIZZLED, dtype: torch.dtype = torch.bfloat16,
+    rows: int = 4096, cols: int = 4096,
+) -> Case:  # fmt: skip
+    def launch(device: DeviceInfo) -> object:
+        from tritonfp4.kernels.quantize import quantize
+
+        x = _meta(rows, cols, dtype=dtype)
+        g = _meta(1, dtype=torch.float32) if scale_from in ("encode", "decode") else None
+        configs = (_pass("quantize", rows, cols, device), _pass("amax", rows, cols, device))
+        return quantize(x, g, None, FORMATS[fmt], rule, 448, scale_from, layout, False, *configs)
+
+    return Case(f"quantize {name}", launch)
+
+
+def _global_scale(device: DeviceInfo) -> object:
+    from tritonfp4.kernels.quantize import global_encode_scale
+
+    return global_encode_scale(_meta(4096, 4096), 2688.0, _pass("amax", 4096, 4096, device))
+
+
+def _dequantize(fmt: str, dtype: torch.dtype, layout: SfLayout, row_shuffle: int, device: DeviceInfo) -> object:
+    from tritonfp4.kernels.dequantize import dequantize
+
+    t = aot.operand(fmt, 4096, 4096, layout, row_shuffle)
+    assert not isinstance(t, torch.Tensor)
+    return dequantize(t, dtype, False, _pass("dequantize", 4096, 4096, device))
+
+
+def _relayout(device: DeviceInfo) -> object:
+    from tritonfp4.kernels.relayout import relayout
+
+    scales = _meta(4096 * 256, dtype=torch.uint8)
+    return relayout(scales, 1, 4096, 256, LINEAR, SWIZZLED, 32, _pass("relayout", 4096, 256, device))
+
+
+def _shuffle(device: DeviceInfo) -> object:
+    from tritonfp4.kernels.relayout import shuffle_rows
+
+    return shuffle_rows(_meta(4096, 2048, dtype=torch.uint8), 32, _pass("shuffle", 4096, 2048, device))
+
+
+def matmul(
+    m: int, a: str, b: str = "", n: int = 4096, k: int = 4096, layout: SfLayout = SWIZZLED, row_shuffle: int = 0,
+    dtype: torch.dtype = torch.bfloat16, config: Config | None = None,
+) -> Case:  # fmt: skip
+    """``[m, k] @ [n, k].T``; `layout` is that of a, b is always 128x4, as weights are."""
+    b = b or a
+    extra = [] if layout == SWIZZLED else [f"a in {layout.name[7:]}"]
+    extra += ["shuffled b"] * bool(row_shuffle) + [f"K={k}"] * (k != 4096) + ["fp32 out"] * (dtype == torch.float32)
+
+    def operands() -> tuple[Any, Any]:
+        return aot.operand(a, m, k, layout), aot.operand(b, n, k, SWIZZLED, row_shuffle)
+
+    return Case(
+        " ".join([f"matmul {a} x {b} M={m}", *extra]),
+        lambda device: aot.matmul(*operands(), device, config, dtype),
+        lambda device: config or aot.matmul_config(*operands(), device),
+        (a, b),
+    )
+
+
+CASES: list[Case] = [
+    _quantize("nvfp4 static_6", "nvfp4", "static_6", "tensor"),
+    _quantize("nvfp4 mse", "nvfp4", "mse", "tensor"),
+    _quantize("nvfp4 abs_max by row 8x4 M=8", "nvfp4", "abs_max", "row", NARROW, rows=8),
+    _quantize("nvfp4 fp32 linear", "nvfp4", "static_6", "encode", LINEAR, torch.float32),
+    _quantize("mxfp4", "mxfp4", "static_6", "none"),
+    Case("global_encode_scale", _global_scale),
+    Case("dequantize nvfp4 bf16", functools.partial(_dequantize, "nvfp4", torch.bfloat16, SWIZZLED, 0)),
+    Case("dequantize mxfp4 fp32 linear shuffled", functools.partial(_dequantize, "mxfp4", torch.float32, LINEAR, 32)),
+    Case("relayout linear to 128x4, shuffled", _relayout),
+    Case("shuffle_rows", _shuffle),
+    matmul(1, "nvfp4"),
+    matmul(16, "nvfp4", layout=NARROW),
+    matmul(64, "nvfp4", row_shuffle=32),
+    matmul(128, "nvfp4"),
+    matmul(192, "nvfp4", layout=LINEAR, row_shuffle=32),
+    matmul(4096, "nvfp4"),
+    matmul(16, "nvfp4", k=2880),
+    matmul(128, "nvfp4", k=2880, dtype=torch.float32),
+    matmul(16, "mxfp4"),
+    matmul(128, "mxfp4"),
+    matmul(4096, "mxfp4", k=2880),
+    matmul(64, "mxfp4", layout=LINEAR, k=2880),
+    matmul(16, "bf16", "nvfp4"),
+    matmul(128, "bf16", "nvfp4"),
+    matmul(1024, "bf16", "nvfp4"),
+    matmul(16, "fp16", "nvfp4"),
+    matmul(16, "fp16", "mxfp4"),
+    matmul(128, "fp16", "mxfp4"),
+    matmul(1024, "fp16", "mxfp4"),
+    matmul(128, "mxfp4", "nvfp4"),
+]
