@@ -11,4 +11,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+if os.environ.get("PYTEST_XDIST_WORKER"):
+    torch.set_num_threads(1)  # one thread a worker, not one a core in every worker
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

@@ -18,7 +18,7 @@ def test_bytes_equal_the_reference(format, rule, layout, dtype):
         for cols in (vec, 6 * vec, 512 + vec):
             x = wide(rows, cols).to(dtype)
             check_quantize("cuda", x, format, rule, layout)
-            if format == "nvfp4":
+            if format == "nvfp4" and cols == 6 * vec:
                 check_quantize("cuda", x, format, rule, layout, per_row=True)
                 check_quantize("cuda", x, format, rule, layout, global_scale=torch.tensor([0.01]))
                 check_quantize("cuda", x, format, rule, layout, amax=torch.tensor([77.0]))
