@@ -2,7 +2,8 @@
 
     python -m benchmarks.run w4a4_nvfp4 quantize_nvfp4 --out benchmarks/results/h200 [--m 4096] [--peers torch_bf16 ...]
 
-Random inputs, L2 flushed before every call, the implementations of one case interleaved over several rounds, medians.
+Random inputs, every call replayed as a CUDA graph (device time, not host time), L2 flushed before every replay, the
+implementations of one case interleaved over several rounds, medians.
 """
 
 from __future__ import annotations
@@ -22,11 +23,21 @@ COLUMNS = ["op", "m", "n", "k", "groups", "impl", "median_us", "tflops", "gbps",
 ROUNDS = 3
 
 
+def captured(call: Callable[[], object]) -> Callable[[], object]:
+    """The call as a CUDA graph, so that no implementation waits for its host code."""
+    for _ in range(3):
+        call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
 def measure(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
     """Median microseconds of each call; rounds interleave the calls so that clock drift meets all of them."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
+    calls = {name: captured(call) for name, call in calls.items()}
     for _ in range(ROUNDS):
         for name, call in calls.items():
             times[name].append(1e3 * triton.testing.do_bench(call, warmup=10, rep=40, return_mode="median"))
@@ -43,7 +54,11 @@ def rows(case: Case, medians: dict[str, float]) -> list[dict[str, object]]:
     out = []
     for impl, us in medians.items():
         moved = 4.0 * case.m * case.k if impl == "copy" else case.bytes
-        numbers = {"median_us": f"{us:.2f}", "tflops": f"{case.flops / us / 1e6:.1f}", "gbps": f"{moved / us / 1e3:.0f}"}
+        numbers = {
+            "median_us": f"{us:.2f}",
+            "tflops": f"{case.flops / us / 1e6:.1f}",
+            "gbps": f"{moved / us / 1e3:.0f}",
+        }
         shape = {"op": case.op, "m": case.m, "n": case.n, "k": case.k, "groups": case.groups, "impl": impl}
         out.append(shape | numbers | machine)
     return out
@@ -70,7 +85,9 @@ def main() -> None:
                 calls = {name: call for name, call in calls.items() if name == "tritonfp4" or name in args.peers}
             medians = measure(calls)
             table += rows(case, medians)
-            print(f"{op} {case.m}x{case.n}x{case.k} " + "  ".join(f"{k} {v:.1f}" for k, v in medians.items()), flush=True)
+            print(
+                f"{op} {case.m}x{case.n}x{case.k} " + "  ".join(f"{k} {v:.1f}" for k, v in medians.items()), flush=True
+            )
         with open(args.out / f"{op}.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()

@@ -16,6 +16,7 @@ integers, has no usable ``tl.dot_scaled`` and no inline assembly. ``install()`` 
 ``installed()`` is the same for the length of a ``with`` block. The package's own kernels do not need the patch, except
 the native block-scaled GEMM (and, on Triton 3.6 with numpy 2.4 or newer, every loop with a runtime bound).
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -47,6 +48,7 @@ _E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, 
 
 # ---- storage <-> torch -------------------------------------------------------------------------------------
 
+
 def _to_torch(data: np.ndarray, dtype: tl.dtype) -> torch.Tensor:
     kind = _TORCH[dtype]
     raw = np.ascontiguousarray(data).view(f"u{kind.itemsize}").copy()
@@ -63,6 +65,7 @@ def _to_float32(handle: Handle) -> np.ndarray:
 
 
 # ---- casts -------------------------------------------------------------------------------------------------
+
 
 def _float_cast(src: Handle, dst: tl.dtype) -> Handle:
     """Round to nearest even; fp8 saturates like cvt.rn.satfinite, nan stays nan."""
@@ -120,7 +123,9 @@ def _scaled_operand(value: Handle, scale: Handle | None, fmt: Any, k_pack: bool,
     if fmt == kinds.E2M1:
         out = _unpack_e2m1(value.data, k_axis if k_pack else -3 - k_axis)
     else:
-        dtype = {kinds.E4M3: tl.float8e4nv, kinds.E5M2: tl.float8e5, kinds.BF16: tl.bfloat16, kinds.FP16: tl.float16}[fmt]
+        dtype = {kinds.E4M3: tl.float8e4nv, kinds.E5M2: tl.float8e5, kinds.BF16: tl.bfloat16, kinds.FP16: tl.float16}[
+            fmt
+        ]
         out = _to_torch(value.data, dtype).float().numpy()
     if scale is None:
         return out
@@ -197,6 +202,7 @@ def e2m1_rn(x: np.ndarray) -> np.ndarray:
 
 
 # ---- arithmetic on types that numpy does not have ----------------------------------------------------------
+
 
 def _refuse(dtype: tl.dtype, op: str) -> None:
     if dtype.scalar in _NO_NUMPY:

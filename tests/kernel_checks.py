@@ -96,7 +96,9 @@ def poisoned(t: T.BlockScaledTensor) -> T.BlockScaledTensor:
     )
 
 
-def operand(rows: int, cols: int, kind: str, layout: SfLayout, seed: int, per_row: bool = False) -> T.BlockScaledTensor | torch.Tensor:
+def operand(
+    rows: int, cols: int, kind: str, layout: SfLayout, seed: int, per_row: bool = False
+) -> T.BlockScaledTensor | torch.Tensor:
     """A random CPU operand; `kind` is a format name, "bf16" or "fp16"."""
     x = torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed))
     if kind in FORMATS:
@@ -113,12 +115,16 @@ def exact_product(a: T.BlockScaledTensor | torch.Tensor, b: T.BlockScaledTensor 
     return out
 
 
-def fp32_holds(a: T.BlockScaledTensor | torch.Tensor, b: T.BlockScaledTensor | torch.Tensor, want: torch.Tensor) -> torch.Tensor:
+def fp32_holds(
+    a: T.BlockScaledTensor | torch.Tensor, b: T.BlockScaledTensor | torch.Tensor, want: torch.Tensor
+) -> torch.Tensor:
     """Where every partial sum of the product stays within fp32's normal range."""
     return (_exact(a).abs() @ _exact(b).abs().T < 3e38) & (want.abs() > 1e-36)
 
 
-def check_matmul(device: str, a: T.BlockScaledTensor | torch.Tensor, b: T.BlockScaledTensor | torch.Tensor, **options: object) -> None:
+def check_matmul(
+    device: str, a: T.BlockScaledTensor | torch.Tensor, b: T.BlockScaledTensor | torch.Tensor, **options: object
+) -> None:
     """Error bound in bf16 and fp16, into an `out` full of NaN, with every padding scale NaN."""
     want = exact_product(a, b)
     for dtype in (torch.bfloat16, torch.float16):

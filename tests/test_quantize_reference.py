@@ -397,6 +397,87 @@ def test_four_over_six_for_each_row_equals_the_slow_implementation(rule):
     assert split(*run(x, rule=rule, e4m3_max=256, scale_from="row")[:2]) == want
 
 
+def rows_on_ties(factor, seed):
+    """One block a row, and for each row a G that puts amax / factor * G next to a tie between two e4m3 codes."""
+    rng = np.random.default_rng(seed)
+    x = torch.from_numpy(rng.standard_normal((200, 16), dtype=F)).bfloat16().float()
+    ties = [(E4M3[c] + E4M3[c + 1]) / 2 for c in rng.integers(60, 118, 200)]
+    v = x.abs().amax(1).numpy()
+    return x, np.array([F(tie * factor / float(one)) for tie, one in zip(ties, v, strict=True)])
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("static_6", 6), ("static_4", 4)])
+def test_static_scales_on_ties_follow_the_order_of_operations(rule, factor):
+    x, g = rows_on_ties(factor, 21)
+    want = [slow_static(one.numpy(), scale, factor) for one, scale in zip(x, g, strict=True)]
+    assert split(*run(x, g, rule=rule, scale_from="encode")[:2]) == want
+
+
+@pytest.mark.parametrize("rule", ["mse", "mae", "abs_max"])
+@pytest.mark.parametrize("factor", [6, 4])
+def test_four_over_six_scales_on_ties_follow_the_order_of_operations(rule, factor):
+    """fl(v / 6) * G, and 1.5 times that; neither v / 4 * G nor v * (G / 6)."""
+    x, g = rows_on_ties(factor, 22)
+    want = [slow_adaptive(one.numpy(), scale, None, 256, rule)[:2] for one, scale in zip(x, g, strict=True)]
+    assert split(*run(x, g, rule=rule, e4m3_max=256, scale_from="encode")[:2]) == want
+
+
+#: Eighths. Blocks whose choice at G = 91.7 depends on the order in which the 16 errors are added.
+NEAR_TIES = {
+    "mse": [
+        [46, 9, -48, 13, 40, 40, -34, 48, 43, -3, -39, 32, 43, -6, -19, 30],
+        [42, 17, -40, 18, 16, -39, 24, 2, 8, -2, -26, -40, 7, 10, -28, -34],
+        [-2, 24, 38, -13, -43, 20, -38, -15, 42, 20, -7, 42, 5, 12, -17, 20],
+        [7, -41, 17, -9, 34, 26, -27, -16, 12, 26, -10, 41, 24, -33, 6, 41],
+        [-26, -4, -39, 5, 0, 40, -38, -15, 37, 19, -16, -38, -32, -1, -19, 42],
+        [-24, -30, 42, -10, 46, -7, 8, 44, -36, 1, -15, 7, 16, 25, -27, 6],
+    ],
+    "mae": [
+        [-30, 36, 7, 34, 42, 27, 20, 32, 38, 13, 15, 20, 4, 3, 22, -22],
+        [43, -3, -42, 38, 34, -33, 30, -25, -23, -24, -25, 28, 6, 2, 38, -41],
+        [-18, -8, -19, -23, -3, 2, -29, 13, -30, -31, 16, 3, 26, -21, 18, 14],
+        [-3, 10, -16, 5, 26, -22, -8, 1, -37, -4, 15, -42, -23, -24, 6, 34],
+        [32, 14, 19, -8, 19, -28, 4, 11, -19, 36, 35, -6, -15, -39, -43, -8],
+        [-22, 18, 32, -30, -21, -7, 4, 30, -42, -7, 16, -36, -27, -10, -15, -25],
+    ],
+}
+
+
+@pytest.mark.parametrize("rule", NEAR_TIES)
+def test_errors_are_added_in_the_order_of_the_elements(rule):
+    x = torch.tensor(NEAR_TIES[rule]).float() / 8
+    for ordered in (x, x.flip(1)):
+        want = [slow_adaptive(one.numpy(), F(91.7), None, 256, rule)[:2] for one in ordered]
+        assert split(*run(ordered, 91.7, rule=rule, e4m3_max=256, scale_from="encode")[:2]) == want
+    forward, backward = (run(one, 91.7, rule=rule, e4m3_max=256, scale_from="encode")[1] for one in (x, x.flip(1)))
+    assert (forward != backward).all()  # the blocks do depend on the order
+
+
+#: Eighths. Blocks whose choice at amax = 7.3 differs between q * s * amax / 1536 and q * s * (amax / 1536).
+NEAR_TIES_OF_AMAX = {
+    "mse": [
+        [3, -36, 9, 43, 21, -16, 30, -21, 28, 14, -13, -38, -15, -20, 43, 11],
+        [45, -10, 39, 25, -9, -13, -20, 25, -7, 7, 40, 40, -4, -18, -10, -11],
+        [13, -39, 31, 43, 8, 44, -8, 31, -13, 37, -8, 13, 35, 16, 29, 28],
+        [10, -19, -33, 24, 9, -29, -26, -8, 30, -11, 5, 36, -31, -12, 42, 46],
+    ],
+    "mae": [
+        [-7, 0, 31, 13, 7, 18, -40, -2, -9, 5, 1, 40, 45, -47, 45, 13],
+        [24, 40, 35, 41, 42, 33, 28, -44, -19, 15, 42, 17, 14, 8, -4, 24],
+        [-26, -33, 42, -23, -30, -33, -21, 20, -39, 15, 0, -30, -38, -16, -43, 27],
+        [24, -9, 22, 1, 45, -8, 4, 10, 14, -23, 25, -20, 36, -34, -3, 13],
+    ],
+}
+
+
+@pytest.mark.parametrize("rule", NEAR_TIES_OF_AMAX)
+def test_candidates_are_decoded_in_the_order_of_transformer_engine(rule):
+    x = torch.tensor(NEAR_TIES_OF_AMAX[rule]).float() / 8
+    amax = F(7.3)
+    want = [slow_adaptive(one.numpy(), F(1536) / amax, amax, 256, rule)[:2] for one in x]
+    assert split(*run(x, amax, rule=rule, e4m3_max=256, scale_from="amax")[:2]) == want
+
+
 @pytest.mark.parametrize("rule", ["mse", "mae", "abs_max"])
 def test_four_over_six_uses_both_candidates_on_the_hard_blocks(rule):
     """The comparison above would not notice a swap otherwise."""

@@ -1,8 +1,8 @@
 """Compile any launch of the package for any target, without a GPU, and look at what came out.
 
-The launchers themselves run, on meta tensors: a pretend driver names the target and every ``kernel[grid](...)`` inside the
-launch becomes a warm-up. So the arguments are specialised exactly as in a real launch (divisibility, ones that become
-constants, None pointers), and what is compiled is what that GPU would run.
+The launchers themselves run, on meta tensors: a pretend driver names the target and every ``kernel[grid](...)`` inside
+the launch becomes a warm-up. So the arguments are specialised exactly as in a real launch (divisibility, ones that
+become constants, None pointers), and what is compiled is what that GPU would run.
 
     def launch() -> None:
         aot.matmul(aot.operand("nvfp4", 16, 4096), aot.operand("nvfp4", 4096, 4096), target_info(100))
@@ -40,6 +40,7 @@ from tritonfp4.layouts import SfLayout, as_layout, ceil_div
 from tritonfp4.tensor import BlockScaledTensor
 
 Result = TypeVar("Result")
+Operand = BlockScaledTensor | torch.Tensor
 
 #: Columns of tensor memory of an SM. A kernel that wants more compiles, without an error, to one ``trap``.
 TENSOR_MEMORY = 512
@@ -91,7 +92,7 @@ class Compiled:
     cubin: bytes
 
     def problems(self, expect: str | None = None) -> list[str]:
-        """Why this kernel cannot be launched, or should not be. `expect`: a regular expression that some MMA must match."""
+        """Why this kernel cannot be launched, or should not be. `expect`: a regular expression for one of `mma`."""
         found = []
         limit = arch_row(self.arch).shared_bytes
         if self.shared > limit:
@@ -107,7 +108,7 @@ class Compiled:
         return found
 
     def global_loads(self) -> dict[int, int]:
-        """How many instructions load from global memory, by bytes a thread: many of 1 byte mean a mask that hides widths."""
+        """Number of loads from global memory by bytes a thread: many of 1 byte mean that a mask hides widths."""
         widths: Counter[int] = Counter()
         for lanes, bits in _LOAD.findall(self.ptx):
             widths[int(lanes or 1) * int(bits) // 8] += 1
@@ -132,7 +133,7 @@ def is_trap(ptx: str) -> bool:
 
 
 def _usage(cubin: bytes) -> tuple[int, int]:
-    """Registers and local bytes of a thread, the most of any function, as the disassembler in Triton's wheel reports."""
+    """Registers and local bytes of a thread, the most of any function, as cuobjdump in Triton's wheel reports."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -217,7 +218,8 @@ def compile_for(arch: int, launch: Callable[[], object]) -> list[Compiled]:
         raise BackendError(f"aot.compile_for: needs Triton ({error})") from error
     if INTERPRETED:
         raise BackendError(
-            "aot.compile_for: this process defined its kernels for Triton's interpreter; start one without TRITON_INTERPRET=1"
+            "aot.compile_for: this process defined its kernels for Triton's interpreter; "
+            "start one without TRITON_INTERPRET=1"
         )
     with _recording(arch) as kernels:
         try:
@@ -261,7 +263,7 @@ def in_child(task: Callable[..., Result], *args: Any) -> Result:
         child.join()
         receiver.close()
         if status == "ok":
-            return value  # type: ignore[no-any-return]
+            return value
         log.seek(0)
         cause = next((line.strip() for line in log if _CAUSE.search(line)), "")
     lines = [line.strip() for line in value.splitlines() if line.strip(" ^~")] or [f"exit code {child.exitcode}"]
@@ -274,7 +276,7 @@ def in_child(task: Callable[..., Result], *args: Any) -> Result:
 
 def operand(
     kind: str, rows: int, k: int, layout: SfLayout | int = SfLayout.layout_128x4, row_shuffle: int = 0
-) -> BlockScaledTensor | torch.Tensor:
+) -> Operand:
     """A GEMM operand [rows, k] without memory: `kind` is the name of an FP4 format, "bf16" or "fp16"."""
     if kind in PLAIN:
         return torch.empty((rows, k), dtype=PLAIN[kind], device="meta")
@@ -285,19 +287,19 @@ def operand(
     return BlockScaledTensor(values, scales, g, fmt, layout, (rows, k), row_shuffle)
 
 
-def _kind(t: BlockScaledTensor | torch.Tensor) -> str:
+def _kind(t: Operand) -> str:
     return t.format.name if isinstance(t, BlockScaledTensor) else {v: k for k, v in PLAIN.items()}[t.dtype]
 
 
-def matmul_config(a: BlockScaledTensor | torch.Tensor, b: BlockScaledTensor | torch.Tensor, device: DeviceInfo) -> Config:
+def matmul_config(a: Operand, b: Operand, device: DeviceInfo) -> Config:
     """What `tritonfp4.autotune.select` chooses for ``a @ b.T`` on a device."""
     k = min(a.shape[-1], b.shape[-1])
     return select(Problem("matmul", a.shape[0], b.shape[0], k, _kind(a), _kind(b), device))
 
 
 def matmul(
-    a: BlockScaledTensor | torch.Tensor,
-    b: BlockScaledTensor | torch.Tensor,
+    a: Operand,
+    b: Operand,
     device: DeviceInfo,
     config: Config | None = None,
     dtype: torch.dtype = torch.bfloat16,
@@ -306,7 +308,11 @@ def matmul(
     from tritonfp4.kernels.matmul_scaled import matmul_scaled
     from tritonfp4.kernels.matmul_upcast import matmul_dequantize, matmul_upcast
 
-    launchers = {"native": matmul_scaled, "upcast": matmul_upcast, "dequantize": matmul_dequantize}
+    launchers: dict[str, Callable[..., None]] = {
+        "native": matmul_scaled,
+        "upcast": matmul_upcast,
+        "dequantize": matmul_dequantize,
+    }
     config = config or matmul_config(a, b, device)
     out = torch.empty((a.shape[0], b.shape[0]), dtype=dtype, device="meta")
     launchers[config.path](a, b, out, config)
@@ -329,8 +335,10 @@ EXPECTED: dict[tuple[str, str], str] = {
 
 
 def expected_mma(arch: int, config: Config, format: str) -> str:
-    """A regular expression for the instructions of a GEMM kernel: block-scaled ones on the native path (`format` is that of
-    both operands; both PTX spellings), else 16-bit ones, a warp's own where the tile is too low for a warp group.
+    """A regular expression for the matrix instructions of a GEMM kernel.
+
+    Block-scaled ones on the native path (`format` is that of both operands; both PTX spellings are matched), else
+    16-bit ones: a warp's own where the tile is too low for a warp group.
     """
     family = "12x" if arch >= 120 else "10x" if arch >= 100 else f"{arch // 10}x"
     if config.path == "native":

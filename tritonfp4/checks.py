@@ -50,21 +50,27 @@ SCALE_DTYPES = {
 
 
 def names(values: Sequence[object]) -> str:
+    """A list for an error message."""
     return ", ".join(str(v).removeprefix("torch.") for v in values)
 
 
 def is_tensor(fn: str, arg: str, x: Any) -> None:
+    """Refuse what is not a tensor."""
     if not isinstance(x, torch.Tensor):
         raise DTypeError(f"{fn}: {arg} must be a torch.Tensor, got {type(x).__name__}")
 
 
 def dtype(fn: str, arg: str, x: torch.Tensor, wanted: Sequence[torch.dtype], text: str = "") -> None:
+    """Refuse a tensor of another dtype; `text` is the original library's wording."""
     is_tensor(fn, arg, x)
     if x.dtype not in wanted:
-        raise DTypeError(f"{fn}: {text or f'{arg} has an unsupported dtype'}: got {arg} of {names([x.dtype])}, want {names(wanted)}")
+        raise DTypeError(
+            f"{fn}: {text or f'{arg} has an unsupported dtype'}: got {arg} of {names([x.dtype])}, want {names(wanted)}"
+        )
 
 
 def same_device(fn: str, **tensors: torch.Tensor | None) -> None:
+    """Refuse tensors on different devices, by name."""
     given = {name: t for name, t in tensors.items() if t is not None}
     first = next(iter(given))
     for name, t in given.items():
@@ -75,20 +81,22 @@ def same_device(fn: str, **tensors: torch.Tensor | None) -> None:
 
 
 def choice(fn: str, arg: str, value: Any, wanted: Sequence[Any]) -> None:
+    """Refuse a value that is not in the list."""
     if value not in wanted:
         raise ArgumentError(f"{fn}: {arg} is unknown: got {value!r}, want one of {names(wanted)}")
 
 
 def layout(fn: str, arg: str, value: Any) -> SfLayout:
-    try:
-        return SfLayout(value)
-    except ValueError:
-        raise ArgumentError(
-            f"{fn}: {arg} is unknown: got {value!r}, want one of {names([f'{k.name} ({k.value})' for k in SfLayout])}"
-        ) from None
+    """A scale layout, given by name or number."""
+    # No call of the enum class: torch 2.11 cannot trace it.
+    if not isinstance(value, int) or value not in LAYOUTS:
+        wanted = names([f"{kind.kind.name} ({int(kind.kind)})" for kind in LAYOUTS.values()])
+        raise ArgumentError(f"{fn}: {arg} is unknown: got {value!r}, want one of {wanted}")
+    return LAYOUTS[value].kind  # type: ignore[index]
 
 
 def block_format(fn: str, arg: str, value: Any, wanted: Sequence[str] = formats.FP4_FORMATS) -> formats.BlockFormat:
+    """A format, given by name or object."""
     name = value.name if isinstance(value, formats.BlockFormat) else value
     if not isinstance(name, str) or name not in wanted:
         raise ArgumentError(f"{fn}: {arg} is unknown: got {value!r}, want one of {names(wanted)}")
@@ -108,6 +116,7 @@ def rule(fn: str, arg: str, value: Any, fmt: formats.BlockFormat) -> str:
 
 
 def e4m3_max(fn: str, value: Any) -> int:
+    """The range of the block scales, 256 or 448."""
     if value not in (256, 448):
         raise ArgumentError(f"{fn}: e4m3_max must be 256 or 448, got {value!r}")
     return int(value)
@@ -117,12 +126,16 @@ def quantizer_input(fn: str, arg: str, x: torch.Tensor, vec: int | None) -> tupl
     """Rows and columns of a quantizer's input, leading dimensions flattened. `vec` None: any K."""
     is_tensor(fn, arg, x)
     if x.dtype not in INPUT_DTYPES:
-        raise UnsupportedTypeError(f"{fn}: {arg} has an unsupported dtype: got {names([x.dtype])}, want {names(INPUT_DTYPES)}")
+        raise UnsupportedTypeError(
+            f"{fn}: {arg} has an unsupported dtype: got {names([x.dtype])}, want {names(INPUT_DTYPES)}"
+        )
     if x.ndim < 2:
         raise ShapeError(f"{fn}: {arg} must have at least 2 dimensions, got shape {tuple(x.shape)}")
     cols = x.shape[-1]
     if vec is not None and cols % vec:
-        raise ShapeError(f"{fn}: the last dimension of {arg} must be a multiple of the block of {vec}, got shape {tuple(x.shape)}")
+        raise ShapeError(
+            f"{fn}: the last dimension of {arg} must be a multiple of the block of {vec}, got shape {tuple(x.shape)}"
+        )
     rows = 1
     for size in x.shape[:-1]:
         rows *= size
@@ -134,6 +147,7 @@ class UnsupportedTypeError(UnsupportedError, TypeError):
 
 
 def global_scale(fn: str, arg: str, scale: torch.Tensor, rows: int) -> None:
+    """Refuse a global scale that is neither a scalar nor one for each row."""
     is_tensor(fn, arg, scale)
     if not scale.is_floating_point() or scale.element_size() < 2:
         raise DTypeError(f"{fn}: {arg} must be a float tensor, got {names([scale.dtype])}, want float32")
@@ -143,7 +157,9 @@ def global_scale(fn: str, arg: str, scale: torch.Tensor, rows: int) -> None:
         )
 
 
-def scale_buffer(fn: str, arg: str, scales: torch.Tensor, fmt: formats.BlockFormat, kind: SfLayout, rows: int, cols: int) -> None:
+def scale_buffer(
+    fn: str, arg: str, scales: torch.Tensor, fmt: formats.BlockFormat, kind: SfLayout, rows: int, cols: int
+) -> None:
     """A scale buffer of a [rows, cols] scale matrix: 2-D or flat, with exactly the bytes of its layout."""
     dtype(fn, arg, scales, SCALE_DTYPES[fmt.scale])
     want = LAYOUTS[kind].numel(rows, cols)
@@ -156,6 +172,7 @@ def scale_buffer(fn: str, arg: str, scales: torch.Tensor, fmt: formats.BlockForm
 
 
 def output(fn: str, out: torch.Tensor, shape: tuple[int, int], wanted: torch.dtype, device: torch.device) -> None:
+    """Refuse an `out` only for its shape, dtype, device, a last stride that is not 1, or overlapping rows."""
     is_tensor(fn, "out", out)
     if tuple(out.shape) != tuple(shape):
         raise ShapeError(f"{fn}: Output shape mismatch: got out of shape {tuple(out.shape)}, want {tuple(shape)}")
@@ -172,10 +189,12 @@ def output(fn: str, out: torch.Tensor, shape: tuple[int, int], wanted: torch.dty
 
 
 def backend(fn: str, value: Any, wanted: Sequence[str]) -> None:
+    """Refuse an unknown backend."""
     if value not in wanted:
         raise BackendError(f"{fn}: Unknown backend: {value!r}, want one of {names(wanted)}")
 
 
 def out_dtype(fn: str, value: Any, wanted: Sequence[torch.dtype], arg: str = "out_dtype") -> None:
+    """Refuse an unsupported output dtype."""
     if value not in wanted:
         raise UnsupportedTypeError(f"{fn}: Unsupported output dtype: got {arg}={value}, want one of {names(wanted)}")

@@ -182,14 +182,14 @@ class Linear(torch.nn.Module):
                 operand = rows.bfloat16() if x.dtype == torch.float32 else rows
             y = matmul(operand, self.weight, out_dtype=x.dtype)
         if x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            y = _InferenceOnly.apply(x, y)  # type: ignore[no-untyped-call]
+            y = _InferenceOnly.apply(x, y)
         if self.bias is not None:
             y = y + self.bias.to(y.dtype)
         return y.reshape(*x.shape[:-1], self.out_features)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Linear:
         exact = self.global_scale
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         moved = self.global_scale
         if exact is not None and moved is not None and moved.dtype != exact.dtype:
             self.global_scale = exact.to(moved.device)  # .half() and .to(bfloat16) cast every float buffer

@@ -13,7 +13,7 @@ import torch
 
 from tritonfp4 import reference
 from tritonfp4.autotune import Problem, select
-from tritonfp4.checks import BackendError
+from tritonfp4.checks import BackendError, UnsupportedError
 from tritonfp4.config import Config
 from tritonfp4.device import device_info
 from tritonfp4.formats import FORMATS, scale_range
@@ -24,10 +24,17 @@ _lib = torch.library.Library("tritonfp4", "FRAGMENT")  # the reference keeps the
 
 
 def _define(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Register an operator that has no gradient: a backward pass through it raises instead of losing it silently."""
     _lib.define(f"{name}{schema}")
     for key in ("CPU", "CUDA"):
-        _lib.impl(name, run, key)
+        _lib.impl(name, torch.no_grad()(run), key)
     torch.library.register_fake(f"tritonfp4::{name}", fake, lib=_lib)
+    if not schema.endswith("()"):
+
+        def backward(ctx: Any, *grads: Any) -> Any:
+            raise UnsupportedError(f"tritonfp4::{name} has no gradient; quantized operands are for inference")
+
+        torch.library.register_autograd(f"tritonfp4::{name}", backward, lib=_lib)
 
 
 def _use_kernels(name: str, tensor: torch.Tensor, backend: str) -> bool:
@@ -166,8 +173,8 @@ _define(
     "(Tensor values, Tensor scales, Tensor? global_scale, str format, int layout, int row_shuffle, SymInt[] shape, "
     "ScalarType dtype, bool zero_code, str backend) -> Tensor",
     _dequantize,
-    lambda values, scales, global_scale, format, layout, row_shuffle, shape, dtype, zero_code, backend: values.new_empty(
-        shape, dtype=dtype
+    lambda values, scales, global_scale, format, layout, row_shuffle, shape, dtype, zero_code, backend: (
+        values.new_empty(shape, dtype=dtype)
     ),
 )
 
@@ -178,11 +185,12 @@ _define(
 def _relayout(
     scales: torch.Tensor, shape: list[int], source: int, target: int, row_shuffle: int, backend: str
 ) -> torch.Tensor:
-    args = (scales, *shape, SfLayout(source), SfLayout(target), row_shuffle)
+    batch, rows, cols = shape
+    args = (scales, batch, rows, cols, SfLayout(source), SfLayout(target), row_shuffle)
     if _use_kernels("relayout", scales, backend):
         from tritonfp4.kernels.relayout import relayout as launcher
 
-        return launcher(*args, _elementwise("relayout", scales, shape[1], shape[2]))
+        return launcher(*args, _elementwise("relayout", scales, rows, cols))
     return reference.relayout(*args)
 
 
@@ -233,7 +241,9 @@ _define(
 
 # ---- matmul --------------------------------------------------------------------------------------------------------
 
-_OPERAND = "Tensor {0}, Tensor? {0}_scale, Tensor? {0}_global, str {0}_format, int {0}_layout, int {0}_shuffle, SymInt {0}_k"
+_OPERAND = (
+    "Tensor {0}, Tensor? {0}_scale, Tensor? {0}_global, str {0}_format, int {0}_layout, int {0}_shuffle, SymInt {0}_k"
+)
 _MATMUL = ", ".join(_OPERAND.format(name) for name in "ab")
 
 

@@ -58,10 +58,12 @@ class BlockScaledTensor:
 
     @property
     def scale_layout(self) -> ScaleLayout:
+        """The layout object of `layout`."""
         return as_layout(self.layout)
 
     @property
     def device(self) -> torch.device:
+        """Where the parts lie."""
         return self.values.device
 
     @property
@@ -79,7 +81,7 @@ class BlockScaledTensor:
 
     def to_layout(self, layout: SfLayout | int) -> BlockScaledTensor:
         """The same matrix with its scales in another layout. Padding scales are 0."""
-        layout = SfLayout(layout)
+        layout = as_layout(layout).kind
         if layout == self.layout:
             return self
         scales = torch.ops.tritonfp4.relayout.default(
@@ -103,7 +105,9 @@ class BlockScaledTensor:
         one. Raises ValueError for shuffled rows and per-row global scales, which torch has no recipe for.
         """
         if self.row_shuffle:
-            raise ValueError("BlockScaledTensor.to_torch: torch has no row-shuffled operand; quantize without shuffling")
+            raise ValueError(
+                "BlockScaledTensor.to_torch: torch has no row-shuffled operand; quantize without shuffling"
+            )
         if self.global_scale is not None and self.global_scale.numel() != 1:
             raise ValueError("BlockScaledTensor.to_torch: torch has no per-row global scale")
         swizzled = self.to_layout(SfLayout.layout_128x4)
@@ -159,7 +163,8 @@ class BlockScaledTensor:
 
     def __repr__(self) -> str:
         shuffled = f", row_shuffle={self.row_shuffle}" if self.row_shuffle else ""
-        return f"BlockScaledTensor({self.format.name}, shape={tuple(self.shape)}, {self.layout.name}, {self.values.device}{shuffled})"
+        where = f"{self.layout.name}, {self.values.device}{shuffled}"
+        return f"BlockScaledTensor({self.format.name}, shape={tuple(self.shape)}, {where})"
 
 
 def _rebuild(
@@ -169,11 +174,13 @@ def _rebuild(
 
 
 def _flatten(t: BlockScaledTensor) -> tuple[list[Any], tuple[Any, ...]]:
-    return [t.values, t.scales, t.global_scale], (t.format.name, int(t.layout), tuple(t.shape), t.row_shuffle)
+    leaves = [t.values, t.scales] + ([] if t.global_scale is None else [t.global_scale])
+    return leaves, (t.format.name, int(t.layout), tuple(t.shape), t.row_shuffle)
 
 
 def _unflatten(leaves: Any, context: tuple[Any, ...]) -> BlockScaledTensor:
-    return _rebuild(*leaves, *context)
+    values, scales, *rest = leaves
+    return _rebuild(values, scales, rest[0] if rest else None, *context)
 
 
 pytree.register_pytree_node(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import torch
+import torch._dynamo
 
 import tritonfp4 as T
 
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 
 
-def _dequantize(values: torch.Tensor, scales: torch.Tensor, g: torch.Tensor | None, table: torch.Tensor, vec: int) -> torch.Tensor:
+def _dequantize(
+    values: torch.Tensor, scales: torch.Tensor, g: torch.Tensor | None, table: torch.Tensor, vec: int
+) -> torch.Tensor:
     codes = torch.stack([values & 15, values >> 4], -1).flatten(-2)
     x = table[codes.int()].unflatten(-1, (-1, vec))
     scale = scales.view(torch.float8_e4m3fn).float() if vec == 16 else torch.exp2(scales.float() - 127)
@@ -19,6 +22,7 @@ def _dequantize(values: torch.Tensor, scales: torch.Tensor, g: torch.Tensor | No
     return x.flatten(-2).bfloat16()
 
 
+torch._dynamo.config.recompile_limit = 256  # every shape and format is a graph of its own
 _compiled = torch.compile(_dequantize, dynamic=False)
 _tables: dict[torch.device, torch.Tensor] = {}
 

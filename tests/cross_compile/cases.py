@@ -1,7 +1,7 @@
 """The launches that are compiled for every architecture: real launchers, configs from `tritonfp4.autotune.select`.
 
-A case says what to launch on a device and, for a GEMM, the configs follow from the device: so it also says what path was
-taken, and from the path which instructions there must be.
+A case says what to launch on a device. The config of a GEMM follows from the device; it names the path, and the path
+says which instructions there must be.
 """
 
 from __future__ import annotations
@@ -122,16 +122,18 @@ CASES: list[Case] = [
     matmul(4096, "nvfp4"),
     matmul(16, "nvfp4", k=2880),
     matmul(128, "nvfp4", k=2880, dtype=torch.float32),
+    matmul(40, "nvfp4", row_shuffle=32),
     matmul(16, "mxfp4"),
+    matmul(32, "mxfp4"),
     matmul(128, "mxfp4"),
     matmul(4096, "mxfp4", k=2880),
     matmul(64, "mxfp4", layout=LINEAR, k=2880),
     matmul(16, "bf16", "nvfp4"),
     matmul(128, "bf16", "nvfp4"),
-    matmul(1024, "bf16", "nvfp4"),
+    matmul(40, "bf16", "nvfp4"),
     matmul(16, "fp16", "nvfp4"),
     matmul(16, "fp16", "mxfp4"),
     matmul(128, "fp16", "mxfp4"),
-    matmul(1024, "fp16", "mxfp4"),
+    matmul(40, "fp16", "mxfp4"),
     matmul(128, "mxfp4", "nvfp4"),
 ]

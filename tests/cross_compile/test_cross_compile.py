@@ -1,7 +1,7 @@
 """Every kernel compiles for every architecture, with the config that would be launched there: nothing is executed.
 
-Compiled means more than that the compiler was content: the tile fits in shared and tensor memory, nothing spills, and the
-matrix instructions are those that the path promises. One worker process an architecture, two at a time.
+Compiled means more than that the compiler was content: the tile fits in shared and tensor memory, nothing spills, and
+the matrix instructions are those that the path promises. One worker process an architecture, two at a time.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import pytest
 
 pytest.importorskip("triton")
 
+from cases import CASES
+
 from tritonfp4 import aot
 from tritonfp4.device import target_info, triton_version
-
-from cases import CASES
 
 HERE = Path(__file__).resolve().parent
 ARCHS = (80, 86, 89, 90, 100, 103, 120) if triton_version() == (3, 7, 1) else (80, 90, 100, 120)

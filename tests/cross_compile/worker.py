@@ -32,7 +32,7 @@ TOO_LARGE: dict[str, Case] = {
 
 
 def compile_case(case: Case, device: DeviceInfo) -> list[dict[str, Any]]:
-    """Summaries of the case's kernels, each with its problems; GEMM kernels are held to the instructions of their path."""
+    """Summaries of the case's kernels with their problems; GEMM kernels are held to the instructions of their path."""
     arch, kernels = device.arch.number, []
     config = case.config(device) if case.config else None
     for kernel in aot.compile_for(arch, lambda: case.launch(device)):

@@ -12,7 +12,9 @@ CASES = {
     "quantize by 4/6, per row": lambda x, w: T.quantize(x, rule="mse", per_row=True, layout=SfLayout.layout_8x4).scales,
     "quantize to MXFP4": lambda x, w: T.mxfp4_quantize(x)[1],
     "fp4_quantize": lambda x, w: T.fp4_quantize(x, T.make_nvfp4_global_scale(x, False))[0],
-    "nvfp4_quantize, shuffled": lambda x, w: T.nvfp4_quantize(w, T.make_nvfp4_global_scale(w, False), do_shuffle=True)[1],
+    "nvfp4_quantize, shuffled": lambda x, w: T.nvfp4_quantize(w, T.make_nvfp4_global_scale(w, False), do_shuffle=True)[
+        1
+    ],
     "round trip": lambda x, w: T.quantize(x, "mxfp4").to_layout(2).dequantize(torch.bfloat16),
     "quantize_to_fp4": lambda x, w: T.quantize_to_fp4(x)[0],
     "fp4_matmul": lambda x, w: T.fp4_matmul(x, w),

@@ -57,10 +57,17 @@ def test_shuffles():
         args = (x.view(-1), [1, 96, 40], 2, 0, block)
         assert same_bytes(OPS.relayout(*args, "triton"), OPS.relayout(*args, "torch")) == 0
     wide = torch.randn(32, 5, 2)
-    assert same_bytes(OPS.shuffle_rows(wide.transpose(1, 2), 32, "triton"), OPS.shuffle_rows(wide.transpose(1, 2), 32, "torch")) == 0
+    assert (
+        same_bytes(
+            OPS.shuffle_rows(wide.transpose(1, 2), 32, "triton"), OPS.shuffle_rows(wide.transpose(1, 2), 32, "torch")
+        )
+        == 0
+    )
 
 
 def test_special_values_survive_the_round_trip():
     x = special(5, 96, 16)
     t = T.quantize(x, layout=SfLayout.layout_8x4, per_row=True, backend="triton")
-    assert same_bytes(T.dequantize(t, backend="triton").nan_to_num(), T.dequantize(t, backend="torch").nan_to_num()) == 0
+    assert (
+        same_bytes(T.dequantize(t, backend="triton").nan_to_num(), T.dequantize(t, backend="torch").nan_to_num()) == 0
+    )

@@ -87,7 +87,9 @@ def test_every_bf16_value():
     check_quantize("cpu", x, "mxfp4", "static_6", SfLayout.layout_linear)
     alone = torch.zeros(4096, 16, 16, dtype=torch.bfloat16)
     alone[:, :, 0] = x.reshape(4096, 16)
-    check_quantize("cpu", alone.view(4096, 256), "nvfp4", "static_6", SfLayout.layout_linear, global_scale=torch.tensor([0.01]))
+    check_quantize(
+        "cpu", alone.view(4096, 256), "nvfp4", "static_6", SfLayout.layout_linear, global_scale=torch.tensor([0.01])
+    )
 
 
 def test_per_token_scale_and_out_scale():

@@ -56,6 +56,10 @@ def illegal(config: Config, problem: Problem) -> str | None:
         return None
     if config.path not in ("native", "upcast", "dequantize"):
         return f"unknown path {config.path!r}"
+    if config.path == "dequantize":
+        if "mxfp4" in (problem.a, problem.b) and "fp16" in (problem.a, problem.b):
+            return "fp16 activations and MXFP4 weights share no 16-bit type"
+        return None
     if min(config.block_m, config.block_n) < 16:
         return "the tensor cores need at least 16 rows of each operand"
     if config.block_k % 64:
@@ -69,10 +73,6 @@ def illegal(config: Config, problem: Problem) -> str | None:
             return "the left operand of a block-scaled MMA needs 128 rows"
         if config.block_m * config.block_n > 128 * 256:
             return "the accumulator and the scales exceed tensor memory"
-    if config.path == "dequantize":
-        if "mxfp4" in (problem.a, problem.b) and "fp16" in (problem.a, problem.b):
-            return "fp16 activations and MXFP4 weights share no 16-bit type"
-        return None
     need, have = shared_bytes(config, problem), problem.device.arch.shared_bytes
     if need > have:
         return f"needs {need} bytes of shared memory, the device has {have}"

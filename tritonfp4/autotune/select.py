@@ -31,13 +31,14 @@ def select(problem: Problem) -> Config:
 
 def explain(problem: Problem) -> str:
     """One line: the chosen path and why the ones before it were passed over."""
-    passed = []
+    passed: dict[str, str] = {}  # path -> the first reason against it
     for config in candidates(problem):
         reason = illegal(config, problem)
         if reason is None:
-            return f"{config.path}" + (f" ({'; '.join(dict.fromkeys(passed))})" if passed else "")
-        passed.append(f"not {config.path}: {reason}")
-    return "refused: " + "; ".join(passed)
+            against = [f"not {path}: {why}" for path, why in passed.items() if path != config.path]
+            return config.path + (f" ({'; '.join(against)})" if against else "")
+        passed.setdefault(config.path, reason)
+    return "refused: " + "; ".join(f"not {path}: {why}" for path, why in passed.items())
 
 
 def candidates(problem: Problem) -> list[Config]:
@@ -48,7 +49,7 @@ def candidates(problem: Problem) -> list[Config]:
 def _elementwise(problem: Problem) -> Config:
     """Tiles of about 4096 elements, 16 bytes a thread and load, whole scale blocks."""
     if problem.device.interpreted:  # few programs: each costs a trip through Python
-        return Config(problem.op, block_m=_up_to(problem.m, 1, 512), block_k=_up_to(problem.k, 64, 512))
+        return Config(problem.op, block_m=_up_to(problem.m, 1, 2048), block_k=_up_to(problem.k, 64, 256))
     if problem.op == "relayout":
         return Config(problem.op, block_m=128, block_k=_up_to(problem.k, 4, 16))
     if problem.op == "amax":
@@ -60,20 +61,37 @@ def _elementwise(problem: Problem) -> Config:
     return Config(problem.op, block_m=32, block_k=128)
 
 
+def _own_warp(problem: Problem) -> bool:
+    """Whether operands and accumulators lie in registers (mma.sync); Hopper and sm_10x read shared memory instead."""
+    return problem.device.arch.number < 90 or problem.device.arch.number >= 120
+
+
+def _upcast(problem: Problem) -> list[Config]:
+    """Small tiles where decoded operands and accumulators share the registers of a warp, else they spill."""
+    m = problem.m
+    if m > 64:
+        if _own_warp(problem):
+            return [Config("upcast", 128, 64, 64, 4, stages, group_m=8) for stages in (3, 2)]
+        return [Config("upcast", 128, 128, 128, 8, stages, group_m=8) for stages in (3, 2)]
+    tile = _up_to(m, 16, 64)  # weights take the wide side of the MMA, activations the narrow one
+    if _own_warp(problem):
+        return [Config("upcast", 64, 128 if tile == 16 else 64, tile, 4, stages, swap=True) for stages in (4, 3, 2)]
+    rows = 32 if m <= 16 and "16" in problem.a else 64
+    return [Config("upcast", rows, 128 if tile == 64 else 256, tile, 4, stages, swap=True) for stages in (3, 2)]
+
+
 def _matmul(problem: Problem) -> list[Config]:
     m, n, k = problem.m, problem.n, problem.k
     if problem.device.interpreted:
         return [Config("upcast", _up_to(m, 16, 128), _up_to(k, 64, 256), _up_to(n, 16, 128))]
     found = []
     if m <= 64:  # weights take the wide side of the MMA, activations the narrow one
-        found.append(Config("native", 128, 256, _up_to(m, 16, 64), num_stages=3, swap=True))
+        warps = 8 if _own_warp(problem) and m > 32 else 4  # 128x64 accumulators in the registers of 4 warps spill
+        found.append(Config("native", 128, 256, _up_to(m, 16, 64), num_warps=warps, num_stages=3, swap=True))
     else:
         found += [Config("native", 128, 256, 128, num_warps=8, num_stages=stages, group_m=8) for stages in (3, 2)]
     if m >= DEQUANTIZE_FROM_M:
         found.append(Config("dequantize", 16, 512))
-    if m <= 64:
-        rows = 32 if m <= 16 and "16" in problem.a else 64
-        found += [Config("upcast", rows, 256, _up_to(m, 16, 64), 4, stages, swap=True) for stages in (3, 2)]
-    found += [Config("upcast", 128, 128, 128, 8, stages, group_m=8) for stages in (3, 2)]
+    found += _upcast(problem)
     found += [Config("upcast", 64, 128, 64, 4, 2, group_m=8), Config("upcast", 32, 64, 32, 4, 2, group_m=8)]
     return found

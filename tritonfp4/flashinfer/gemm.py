@@ -123,7 +123,10 @@ def _check(
     if k % fmt.vec:
         raise ShapeError(f"{fn}: K must be a multiple of block_size = {fmt.vec}, got K = {k}")
     text = "a_descale and b_descale must have float8_e4m3fnx2 packed into uint8"
-    for name, scales, rows, layout in (("a_descale", a_descale, a.shape[0], kind), ("b_descale", b_descale, n, SfLayout.layout_128x4)):
+    for name, scales, rows, layout in (
+        ("a_descale", a_descale, a.shape[0], kind),
+        ("b_descale", b_descale, n, SfLayout.layout_128x4),
+    ):
         checks.dtype(fn, name, scales, checks.SCALE_DTYPES[fmt.scale], text)
         checks.scale_buffer(fn, name, scales, fmt, layout, rows, ceil_div(k, fmt.vec))
     if alpha is not None:

@@ -77,7 +77,11 @@ def _core(backend: str) -> str:
 
 def _scalar(value: Any, x: torch.Tensor) -> torch.Tensor:
     """A Python number as a tensor on x's device; tensors pass through."""
-    return torch.full((1,), float(value), dtype=torch.float32, device=x.device) if isinstance(value, (int, float)) else value
+    return (
+        torch.full((1,), float(value), dtype=torch.float32, device=x.device)
+        if isinstance(value, (int, float))
+        else value
+    )
 
 
 def fp4_quantize(
@@ -467,7 +471,11 @@ def e2m1_and_ufp8sf_scale_to_float(
             f"{fn}: sf_vec_size={sf_vec_size} with ufp8_type={ufp8_type} is no format: want 16 with 1 (NVFP4) or 32 with 0 (MXFP4)"
         )
     kind = (
-        SfLayout.layout_linear if not is_sf_swizzled_layout else SfLayout.layout_8x4 if is_sf_8x4_layout else SfLayout.layout_128x4
+        SfLayout.layout_linear
+        if not is_sf_swizzled_layout
+        else SfLayout.layout_8x4
+        if is_sf_8x4_layout
+        else SfLayout.layout_128x4
     )
     args = (e2m1_tensor, ufp8_scale_tensor, global_scale_tensor if ufp8_type == 1 else None)
     return _dequantize(fn, ("e2m1_tensor", "ufp8_scale_tensor", "global_scale_tensor"), *args, sf_vec_size, kind)

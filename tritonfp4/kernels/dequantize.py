@@ -47,7 +47,9 @@ def dequantize_kernel(
     tl.store(out, to_dtype(x, out_ptr.dtype.element_ty, INTERPRETED), mask=(r < M)[:, None] & (k < K)[None, :])
 
 
-def dequantize(t: BlockScaledTensor, dtype: torch.dtype, zero_code: bool, config: Config, shift: float = 1.0) -> torch.Tensor:
+def dequantize(
+    t: BlockScaledTensor, dtype: torch.dtype, zero_code: bool, config: Config, shift: float = 1.0
+) -> torch.Tensor:
     """Launcher; as `tritonfp4.reference.dequantize`. `shift`: an exact power of two, for GEMM workspaces."""
     out = torch.empty((t.rows, t.cols), dtype=dtype, device=t.device)
     values = t.values.reshape(-1, t.values.shape[-1])

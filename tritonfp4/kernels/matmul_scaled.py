@@ -22,9 +22,9 @@ def _load_scales(
 ):  # fmt: skip
     """Scale bytes [BLOCK, BLOCK_K / VEC] for rows r.
 
-    Whole 128x4 tiles are read as contiguous bytes and permuted by views, which Triton turns into copies straight to tensor
-    memory. Padding rows only reach output rows that are not stored; padding columns would reach all of them (NaN * 0 is
-    NaN), so they are masked, by the byte only where K ends inside a tile: a mask by the byte makes loads of one byte.
+    Whole 128x4 tiles are read as contiguous bytes and permuted by views, which Triton turns into copies straight to
+    tensor memory. Padding rows only reach output rows that are not stored; padding columns would reach all of them
+    (NaN * 0 is NaN), so they are masked: by the byte only where K ends inside a tile, as that makes loads of one byte.
     """
     C: tl.constexpr = BLOCK_K // VEC
     if LAYOUT == 0 and BLOCK % 128 == 0:
@@ -62,18 +62,21 @@ def _load_values(ptr, r, k, rows, K, stride_r, stride_k, K_MULTIPLE: tl.constexp
 def matmul_scaled_kernel(
     a_ptr, a_scale_ptr, a_global_ptr, b_ptr, b_scale_ptr, b_global_ptr, out_ptr,
     M, N, K, a_stride_r, a_stride_k, b_stride_r, b_stride_k, out_stride_m, out_stride_n, a_scale_cols, b_scale_cols,
-    A_FORMAT: tl.constexpr, A_VEC: tl.constexpr, A_LAYOUT: tl.constexpr, A_SHUFFLE: tl.constexpr, A_PER_ROW: tl.constexpr,
-    B_FORMAT: tl.constexpr, B_VEC: tl.constexpr, B_LAYOUT: tl.constexpr, B_SHUFFLE: tl.constexpr, B_PER_ROW: tl.constexpr,
+    A_FORMAT: tl.constexpr, A_VEC: tl.constexpr, A_LAYOUT: tl.constexpr, A_SHUFFLE: tl.constexpr,
+    A_PER_ROW: tl.constexpr,
+    B_FORMAT: tl.constexpr, B_VEC: tl.constexpr, B_LAYOUT: tl.constexpr, B_SHUFFLE: tl.constexpr,
+    B_PER_ROW: tl.constexpr,
     M_MULTIPLE: tl.constexpr, N_MULTIPLE: tl.constexpr, K_MULTIPLE: tl.constexpr, INTERPRETED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
 ):  # fmt: skip
     """out = a @ b.T with both operands in FP4 of the same format. *_MULTIPLE: powers of two that divide M, N, K."""
-    M, N = M // M_MULTIPLE * M_MULTIPLE, N // N_MULTIPLE * N_MULTIPLE  # unchanged, but now the compiler knows: wide stores
+    M, N = M // M_MULTIPLE * M_MULTIPLE, N // N_MULTIPLE * N_MULTIPLE  # unchanged, but known: wide stores
     pid_m, pid_n = tile_ids(M, N, BLOCK_M, BLOCK_N, GROUP_M)
     rm = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)
     rn = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    if A_FORMAT == "nvfp4":  # the scale's type, not the group size, tells NVFP4 from MXFP4. A cast of loaded bytes instead
-        a_scale_ptr = a_scale_ptr.to(tl.pointer_type(tl.float8e4nv), bitcast=True)  # would take them through registers
+    if A_FORMAT == "nvfp4":  # the scale's type, not the group size, tells NVFP4 from MXFP4
+        # Pointers are cast, not loaded bytes: those would go to tensor memory by way of registers
+        a_scale_ptr = a_scale_ptr.to(tl.pointer_type(tl.float8e4nv), bitcast=True)
         b_scale_ptr = b_scale_ptr.to(tl.pointer_type(tl.float8e4nv), bitcast=True)
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for k in range(0, K, BLOCK_K):

@@ -87,7 +87,14 @@ def matmul_upcast(
     compute = compute_dtype(a, b)
     mx = sum(isinstance(t, BlockScaledTensor) and t.format.scale == "e8m0" for t in (a, b))
     launch_matmul(
-        matmul_upcast_kernel, unwrap(a), unwrap(b), out, config, COMPUTE=compute, UNSHIFT=4.0**mx, INTERPRETED=INTERPRETED
+        matmul_upcast_kernel,
+        unwrap(a),
+        unwrap(b),
+        out,
+        config,
+        COMPUTE=compute,
+        UNSHIFT=4.0**mx,
+        INTERPRETED=INTERPRETED,
     )
 
 

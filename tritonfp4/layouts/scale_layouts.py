@@ -9,6 +9,7 @@ scaling factors layout" for 128x4 (the same bytes as torch's ``SwizzleType.SWIZZ
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,10 +24,12 @@ class SfLayout(enum.IntEnum):
 
 
 def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
     return -(-a // b)
 
 
 def round_up(a: int, b: int) -> int:
+    """The smallest multiple of b that is at least a."""
     return ceil_div(a, b) * b
 
 
@@ -70,11 +73,11 @@ class ScaleLayout:
         padded_rows, padded_cols = self.storage_shape(rows, cols)
         padded = scales.new_zeros((*scales.shape[:-2], padded_rows, padded_cols))
         padded[..., :rows, :cols] = scales
-        padded = padded.reshape(-1, padded_rows, padded_cols)
+        batch = math.prod(scales.shape[:-2])
         if self.kind == SfLayout.layout_128x4:
-            tiles = padded.view(-1, padded_rows // 128, 4, 32, padded_cols // 4, 4)
+            tiles = padded.view(batch, padded_rows // 128, 4, 32, padded_cols // 4, 4)
             return tiles.permute(0, 1, 4, 3, 2, 5).reshape(-1)
-        tiles = padded.view(-1, padded_rows // 8, 8, padded_cols // 4, 4)
+        tiles = padded.view(batch, padded_rows // 8, 8, padded_cols // 4, 4)
         return tiles.permute(0, 1, 3, 2, 4).reshape(-1)
 
     def to_linear(self, flat: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
@@ -98,4 +101,6 @@ LAYOUTS: dict[SfLayout, ScaleLayout] = {
 
 def as_layout(kind: SfLayout | int) -> ScaleLayout:
     """The layout object of a name or number."""
-    return LAYOUTS[SfLayout(kind)]
+    if kind not in LAYOUTS:
+        raise ValueError(f"{kind!r} is no scale layout: want one of {[int(k) for k in LAYOUTS]}")
+    return LAYOUTS[kind]  # type: ignore[index]  # an int equals and hashes as its member

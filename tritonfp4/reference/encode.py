@@ -10,10 +10,10 @@ E2M1_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 def e2m1_encode(y: torch.Tensor) -> torch.Tensor:
     """Nearest, ties to the even code, saturating to 6. The sign bit is kept, also of zeros; NaN gives code 7."""
     a = y.abs()
-    code = (a > 0.25).to(torch.uint8)
+    code = (a > 0.25).view(torch.uint8)  # a view counts faster than a cast
     for above in (a >= 0.75, a > 1.25, a >= 1.75, a > 2.5, a >= 3.5, a > 5.0):
-        code += above
-    code |= torch.signbit(y).to(torch.uint8) << 3
+        code += above.view(torch.uint8)
+    code |= torch.signbit(y).view(torch.uint8) << 3
     return code.masked_fill_(y.isnan(), 7)
 
 
@@ -41,6 +41,7 @@ def e4m3_encode(x: torch.Tensor) -> torch.Tensor:
 
 
 def e4m3_decode(code: torch.Tensor) -> torch.Tensor:
+    """Bytes as fp32; 0x7F and 0xFF are NaN."""
     return code.view(torch.float8_e4m3fn).float()
 
 

@@ -94,8 +94,6 @@ def _nvfp4_adaptive(
     return torch.where(four[..., None], q4, q6), torch.where(four, s4, s6)
 
 
-
-
 def e8m0_scale(v: torch.Tensor, rule: str) -> torch.Tensor:
     """Block amax -> e8m0 byte. ``static_6`` is RCEIL and ``static_4`` CEIL; zero gives 0, infinity 254, NaN 255."""
     if rule == "static_6":

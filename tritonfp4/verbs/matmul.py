@@ -74,7 +74,9 @@ def matmul(
         raise checks.ShapeError(f"{fn}: b must have 2 dimensions [N, K], got shape {tuple(b.shape)}")
     if a.shape[-1] != b.shape[-1]:
         raise checks.ShapeError(f"{fn}: K dimension mismatch: a has {a.shape[-1]} columns, b has {b.shape[-1]}")
-    checks.same_device(fn, a=a.values if isinstance(a, BlockScaledTensor) else a, b=b.values if isinstance(b, BlockScaledTensor) else b)
+    checks.same_device(
+        fn, a=a.values if isinstance(a, BlockScaledTensor) else a, b=b.values if isinstance(b, BlockScaledTensor) else b
+    )
     if out is not None:
         checks.is_tensor(fn, "out", out)
     kind = out_dtype

@@ -87,12 +87,18 @@ def quantize(
     fmt = checks.block_format(fn, "format", format)
     checks.backend(fn, backend, BACKENDS)
     kind = checks.layout(fn, "layout", layout)
-    given = [name for name, value in (("global_scale", global_scale), ("amax", amax), ("per_row", per_row or None)) if value is not None]
+    given = [
+        name
+        for name, value in (("global_scale", global_scale), ("amax", amax), ("per_row", per_row or None))
+        if value is not None
+    ]
     if len(given) > 1:
         raise checks.ArgumentError(f"{fn}: {' and '.join(given)} exclude each other")
     if given and not fmt.two_level:
         raise checks.ArgumentError(f"{fn}: {given[0]} has no meaning for {fmt.name}, which has no global scale")
-    scale_from = "row" if per_row else "decode" if global_scale is not None else "amax" if amax is not None else "tensor"
+    scale_from = (
+        "row" if per_row else "decode" if global_scale is not None else "amax" if amax is not None else "tensor"
+    )
     values, scales, g = call_quantize(
         fn, x, fmt, rule="static_6" if rule is None else rule, e4m3_max=e4m3_max, scale_arg="amax" if amax is not None else "global_scale",
         global_scale=amax if amax is not None else global_scale, scale_from=scale_from, layout=kind, backend=backend,
@@ -107,7 +113,16 @@ def dequantize(t: BlockScaledTensor, dtype: torch.dtype = torch.float32, *, back
     checks.out_dtype(fn, dtype, checks.INPUT_DTYPES, "dtype")
     block_scaled(fn, "t", t)
     return torch.ops.tritonfp4.dequantize.default(
-        t.values, t.scales, t.global_scale, t.format.name, int(t.layout), t.row_shuffle, list(t.shape), dtype, False, backend
+        t.values,
+        t.scales,
+        t.global_scale,
+        t.format.name,
+        int(t.layout),
+        t.row_shuffle,
+        list(t.shape),
+        dtype,
+        False,
+        backend,
     )
 
 
@@ -119,7 +134,9 @@ def block_scaled(fn: str, arg: str, t: BlockScaledTensor) -> None:
     checks.dtype(fn, f"{arg}.values", t.values, (torch.uint8,))
     stored = t.values.reshape(-1, t.values.shape[-1]).shape if t.values.numel() else (t.rows, ceil_div(t.cols, 2))
     if stored[0] < t.rows or 2 * stored[1] < t.cols:
-        raise checks.ShapeError(f"{fn}: {arg}.values of shape {tuple(t.values.shape)} are too small for {tuple(t.shape)}")
+        raise checks.ShapeError(
+            f"{fn}: {arg}.values of shape {tuple(t.values.shape)} are too small for {tuple(t.shape)}"
+        )
     checks.scale_buffer(fn, f"{arg}.scales", t.scales, t.format, t.layout, t.rows, t.scale_cols)
     if t.global_scale is not None:
         checks.global_scale(fn, f"{arg}.global_scale", t.global_scale, t.rows)
