@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import triton
 import triton.language as tl
 from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter as interp
@@ -157,7 +156,9 @@ _stock_semantic_dot_scaled = TritonSemantic.dot_scaled
 
 
 def _semantic_dot_scaled(self, lhs, lhs_scale, lhs_fmt, rhs, rhs_scale, rhs_fmt, *rest, **kw):
-    name = lambda f: _Format(f.value if isinstance(f, tl.constexpr) else f)
+    def name(f):
+        return _Format(f.value if isinstance(f, tl.constexpr) else f)
+
     return _stock_semantic_dot_scaled(self, lhs, lhs_scale, name(lhs_fmt), rhs, rhs_scale, name(rhs_fmt), *rest, **kw)
 
 
@@ -190,7 +191,9 @@ def _create_inline_asm(self, asm, constraints, values, types, is_pure, pack):
     out = _ASM[max(found, key=len)](*(v.data for v in values))
     out = out if isinstance(out, tuple) else (out,)
     kinds = [t.scalar for t in types]
-    return _AsmResult([Handle(np.asarray(o).astype(interp._get_np_dtype(t)), t) for o, t in zip(out, kinds)])
+    return _AsmResult(
+        [Handle(np.asarray(o).astype(interp._get_np_dtype(t)), t) for o, t in zip(out, kinds, strict=False)]
+    )
 
 
 def e2m1_rn(x: np.ndarray) -> np.ndarray:

@@ -73,7 +73,7 @@ def same_bytes(got: torch.Tensor, want: torch.Tensor) -> int:
 
 def check_quantize(device: str, x: torch.Tensor, format: str, rule: str, layout: SfLayout, **options: object) -> None:
     """The kernel's bytes equal the reference's: values, scales with their padding, global scale."""
-    args = dict(format=format, rule=rule, layout=layout)
+    args = {"format": format, "rule": rule, "layout": layout}
     move = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
     got = T.quantize(x.to(device), **args, **move, backend="triton")
     want = T.quantize(x, **args, **options, backend="torch")
