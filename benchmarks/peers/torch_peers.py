@@ -30,7 +30,9 @@ _tables: dict[torch.device, torch.Tensor] = {}
 def dequantize(t: T.BlockScaledTensor) -> torch.Tensor:
     """bf16 [rows, K] of an operand with linear scales (the easier layout for a compiler)."""
     assert t.layout == T.SfLayout.layout_linear
-    table = _tables.setdefault(t.device, torch.tensor(_E2M1, device=t.device))
+    table = _tables.get(t.device)
+    if table is None:
+        table = _tables[t.device] = torch.tensor(_E2M1, device=t.device)
     return _compiled(t.values, t.scales.view(t.rows, t.scale_cols), t.global_scale, table, t.format.vec)
 
 

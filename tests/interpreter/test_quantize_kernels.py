@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from kernel_checks import DTYPES, FORMAT_RULES, ROWS, check_quantize, same_bytes, special, views, wide
 
 import tritonfp4 as T
@@ -108,3 +110,26 @@ def test_global_scale():
         for rule, limit in (("static_6", 448), ("mse", 256)):
             op = torch.ops.tritonfp4.nvfp4_global_scale
             assert same_bytes(op(x, rule, limit, "triton"), op(x, rule, limit, "torch")) == 0
+
+
+VALUES = st.one_of(
+    st.floats(width=32),  # subnormals, infinities and NaN included
+    st.sampled_from([0.0, -0.0, 0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 6.0, 1e-40, -1e-45, 65504.0, 65520.0, 3e38, 448.0]),
+)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_shape_strides_and_values(data):
+    """Random format, rule, layout, dtype, shape, strides and values, fp32 ones also beyond fp16's range."""
+    format, rule = data.draw(st.sampled_from(FORMAT_RULES))
+    vec = FORMATS[format].vec
+    rows, blocks = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 9))
+    seeds = torch.tensor(data.draw(st.lists(VALUES, min_size=1, max_size=64)), dtype=torch.float32)
+    storage = seeds.repeat(-(-rows * blocks * vec // seeds.numel()))[: rows * blocks * vec]
+    x = storage.to(data.draw(st.sampled_from(DTYPES))).view(rows, blocks * vec)
+    x = {"plain": x, "transposed": x.t().contiguous().t(), "expanded": x[:1].expand(rows, -1)}[
+        data.draw(st.sampled_from(["plain", "transposed", "expanded"]))
+    ]
+    options = data.draw(st.sampled_from([{}, {"per_row": True}, {"global_scale": torch.tensor([0.01])}])) if format == "nvfp4" else {}
+    check_quantize("cpu", x, format, rule, data.draw(st.sampled_from(list(SfLayout))), **options)

@@ -9,6 +9,8 @@ from tritonfp4.config import Config
 
 #: From this M on, decoding the operands to memory once beats decoding them in every tile that uses them.
 DEQUANTIZE_FROM_M = 48
+#: Below it, the tiles of 64 weight rows must fill every SM more than once, or the GPU waits for the few that decode.
+DECODE_IN_TILES_FROM_ROWS = 128
 
 
 def _up_to(n: int, low: int, high: int) -> int:
@@ -90,7 +92,7 @@ def _matmul(problem: Problem) -> list[Config]:
         found.append(Config("native", 128, 256, _up_to(m, 16, 64), num_warps=warps, num_stages=3, swap=True))
     else:
         found += [Config("native", 128, 256, 128, num_warps=8, num_stages=stages, group_m=8) for stages in (3, 2)]
-    if m >= DEQUANTIZE_FROM_M:
+    if m >= DEQUANTIZE_FROM_M or n < DECODE_IN_TILES_FROM_ROWS * problem.device.sm_count:
         found.append(Config("dequantize", 16, 512))
     found += _upcast(problem)
     found += [Config("upcast", 64, 128, 64, 4, 2, group_m=8), Config("upcast", 32, 64, 32, 4, 2, group_m=8)]
