@@ -114,7 +114,9 @@ def test_global_scale():
 
 VALUES = st.one_of(
     st.floats(width=32),  # subnormals, infinities and NaN included
-    st.sampled_from([0.0, -0.0, 0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 6.0, 1e-40, -1e-45, 65504.0, 65520.0, 3e38, 448.0]),
+    st.sampled_from(
+        [0.0, -0.0, 0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 6.0, 1e-40, -1e-45, 65504.0, 65520.0, 3e38, 448.0]
+    ),
 )
 
 
@@ -131,5 +133,9 @@ def test_any_shape_strides_and_values(data):
     x = {"plain": x, "transposed": x.t().contiguous().t(), "expanded": x[:1].expand(rows, -1)}[
         data.draw(st.sampled_from(["plain", "transposed", "expanded"]))
     ]
-    options = data.draw(st.sampled_from([{}, {"per_row": True}, {"global_scale": torch.tensor([0.01])}])) if format == "nvfp4" else {}
+    options = (
+        data.draw(st.sampled_from([{}, {"per_row": True}, {"global_scale": torch.tensor([0.01])}]))
+        if format == "nvfp4"
+        else {}
+    )
     check_quantize("cpu", x, format, rule, data.draw(st.sampled_from(list(SfLayout))), **options)
