@@ -18,6 +18,8 @@ class Arch:
         number: compute capability as ``10 * major + minor``.
         name: generation.
         shared_bytes: shared memory that one program may use.
+        mma: where matrix instructions take operands and accumulators from: "mma.sync" (registers), "wgmma" (operands in
+            shared memory) or "tcgen05" (accumulators in tensor memory).
         fp8: whether e4m3 pointers compile.
         native: the Triton version from which ``tl.dot_scaled`` reaches block-scaled FP4 tensor cores; None if there are none.
     """
@@ -25,6 +27,7 @@ class Arch:
     number: int
     name: str
     shared_bytes: int
+    mma: str
     fp8: bool
     native: tuple[int, ...] | None
 
@@ -32,16 +35,16 @@ class Arch:
 ARCHS: dict[int, Arch] = {
     row.number: row
     for row in (
-        Arch(80, "Ampere", 166912, False, None),
-        Arch(86, "Ampere", 101376, False, None),
-        Arch(87, "Ampere", 166912, False, None),
-        Arch(89, "Ada", 101376, True, None),
-        Arch(90, "Hopper", 232448, True, None),
-        Arch(100, "Blackwell", 232448, True, (3, 6)),
-        Arch(103, "Blackwell", 232448, True, (3, 6)),
-        Arch(110, "Blackwell", 232448, True, (3, 7, 1)),
-        Arch(120, "Blackwell", 101376, True, (3, 6)),
-        Arch(121, "Blackwell", 101376, True, (3, 8)),
+        Arch(80, "Ampere", 166912, "mma.sync", False, None),
+        Arch(86, "Ampere", 101376, "mma.sync", False, None),
+        Arch(87, "Ampere", 166912, "mma.sync", False, None),
+        Arch(89, "Ada", 101376, "mma.sync", True, None),
+        Arch(90, "Hopper", 232448, "wgmma", True, None),
+        Arch(100, "Blackwell", 232448, "tcgen05", True, (3, 6)),
+        Arch(103, "Blackwell", 232448, "tcgen05", True, (3, 6)),
+        Arch(110, "Blackwell", 232448, "tcgen05", True, (3, 7, 1)),
+        Arch(120, "Blackwell", 101376, "mma.sync", True, (3, 6)),
+        Arch(121, "Blackwell", 101376, "mma.sync", True, (3, 8)),
     )
 }
 
@@ -77,7 +80,7 @@ def arch_row(number: int) -> Arch:
         return ARCHS[number]
     older = [n for n in ARCHS if n < number]
     base = ARCHS[max(older)] if older else ARCHS[80]
-    return Arch(number, base.name, min(base.shared_bytes, 101376), base.fp8, None)
+    return Arch(number, base.name, min(base.shared_bytes, 101376), "mma.sync", base.fp8, None)
 
 
 @functools.cache
@@ -89,7 +92,7 @@ def target_info(number: int, sm_count: int = 132) -> DeviceInfo:
 
 
 #: What CPU tensors are when the kernels run in Triton's interpreter: an upcasting GPU with few SMs.
-INTERPRETER = DeviceInfo(Arch(0, "interpreter", 232448, True, None), 4, False, True)
+INTERPRETER = DeviceInfo(Arch(0, "interpreter", 232448, "", True, None), 4, False, True)
 
 
 @functools.cache

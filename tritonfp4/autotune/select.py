@@ -63,20 +63,15 @@ def _elementwise(problem: Problem) -> Config:
     return Config(problem.op, block_m=32, block_k=128)
 
 
-def _own_warp(problem: Problem) -> bool:
-    """Whether operands and accumulators lie in registers (mma.sync); Hopper and sm_10x read shared memory instead."""
-    return problem.device.arch.number < 90 or problem.device.arch.number >= 120
-
-
 def _upcast(problem: Problem) -> list[Config]:
     """Small tiles where decoded operands and accumulators share the registers of a warp, else they spill."""
     m = problem.m
     if m > 64:
-        if _own_warp(problem):
+        if problem.device.arch.mma == "mma.sync":
             return [Config("upcast", 128, 64, 64, 4, stages, group_m=8) for stages in (3, 2)]
         return [Config("upcast", 128, 128, 128, 8, stages, group_m=8) for stages in (3, 2)]
     tile = _up_to(m, 16, 64)  # weights take the wide side of the MMA, activations the narrow one
-    if _own_warp(problem):
+    if problem.device.arch.mma == "mma.sync":
         return [Config("upcast", 64, 128 if tile == 16 else 64, tile, 4, stages, swap=True) for stages in (4, 3, 2)]
     rows = 32 if m <= 16 and "16" in problem.a else 64
     return [Config("upcast", rows, 128 if tile == 64 else 256, tile, 4, stages, swap=True) for stages in (3, 2)]
@@ -88,7 +83,9 @@ def _matmul(problem: Problem) -> list[Config]:
         return [Config("upcast", _up_to(m, 16, 128), _up_to(k, 64, 256), _up_to(n, 16, 128))]
     found = []
     if m <= 64:  # weights take the wide side of the MMA, activations the narrow one
-        warps = 8 if _own_warp(problem) and m > 32 else 4  # 128x64 accumulators in the registers of 4 warps spill
+        warps = (
+            8 if problem.device.arch.mma == "mma.sync" and m > 32 else 4
+        )  # 128x64 accumulators in the registers of 4 warps spill
         found.append(Config("native", 128, 256, _up_to(m, 16, 64), num_warps=warps, num_stages=3, swap=True))
     else:
         found += [Config("native", 128, 256, 128, num_warps=8, num_stages=stages, group_m=8) for stages in (3, 2)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 import triton
@@ -19,15 +20,20 @@ from tritonfp4.tensor import BlockScaledTensor
 
 
 @triton.jit
-def _load_bytes(ptr, r, j, rows, cols, stride_r, stride_k):
-    inside = (r < rows)[:, None] & (j < cols)[None, :]
+def _load_tile(ptr, r, j, rows, cols, stride_r, stride_k, MASK: tl.constexpr):
+    """Columns j of rows r; outside 0. MASK: whether j may reach past `cols`."""
+    inside = (r < rows)[:, None]
+    if MASK:
+        inside = inside & (j < cols)[None, :]
     return tl.load(ptr + r.to(tl.int64)[:, None] * stride_r + j.to(tl.int64)[None, :] * stride_k, mask=inside, other=0)
 
 
 @triton.jit
-def _load_scales(ptr, r, c, rows, cols, stored_cols, LAYOUT: tl.constexpr):
+def _load_scales(ptr, r, c, rows, cols, stored_cols, LAYOUT: tl.constexpr, MASK: tl.constexpr):
     """Scale bytes of rows r and columns c; outside the logical matrix 0, whatever the buffer holds there."""
-    inside = (r < rows)[:, None] & (c < cols)[None, :]
+    inside = (r < rows)[:, None]
+    if MASK:
+        inside = inside & (c < cols)[None, :]
     return tl.load(ptr + scale_offset(r[:, None], c[None, :], stored_cols, LAYOUT), mask=inside, other=0)
 
 
@@ -35,17 +41,20 @@ def _load_scales(ptr, r, c, rows, cols, stored_cols, LAYOUT: tl.constexpr):
 def _load_halves(
     ptr, scale_ptr, r, k, rows, K, stride_r, stride_k, scale_cols,
     FORMAT: tl.constexpr, VEC: tl.constexpr, LAYOUT: tl.constexpr, COMPUTE: tl.constexpr,
-    INTERPRETED: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
+    INTERPRETED: tl.constexpr, K_MULTIPLE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Even and odd elements k .. k + BLOCK_K of an operand, decoded."""
+    MASK: tl.constexpr = K_MULTIPLE < BLOCK_K
     if FORMAT == "plain":
-        x = _load_bytes(ptr, r, k + tl.arange(0, BLOCK_K), rows, K, stride_r, stride_k)
+        x = _load_tile(ptr, r, k + tl.arange(0, BLOCK_K), rows, K, stride_r, stride_k, MASK)
         return split_halves(x, COMPUTE, BLOCK, BLOCK_K)
     else:
         C: tl.constexpr = BLOCK_K // VEC
-        packed = _load_bytes(ptr, r, k // 2 + tl.arange(0, BLOCK_K // 2), rows, tl.cdiv(K, 2), stride_r, stride_k)
+        # K // 2 keeps the divisibility that makes loads wide; tl.cdiv hides it from the compiler: loads of one byte
+        cols = K // 2 if K_MULTIPLE > 1 else tl.cdiv(K, 2)
+        packed = _load_tile(ptr, r, k // 2 + tl.arange(0, BLOCK_K // 2), rows, cols, stride_r, stride_k, MASK)
         c = k // VEC + tl.arange(0, C)
-        code = _load_scales(scale_ptr, r, c, rows, tl.cdiv(K, VEC), scale_cols, LAYOUT)
+        code = _load_scales(scale_ptr, r, c, rows, tl.cdiv(K, VEC), scale_cols, LAYOUT, MASK)
         return decode_halves(packed, code, FORMAT, COMPUTE, BLOCK, C, VEC, INTERPRETED)
 
 
@@ -56,9 +65,11 @@ def matmul_upcast_kernel(
     A_FORMAT: tl.constexpr, A_VEC: tl.constexpr, A_LAYOUT: tl.constexpr, A_SHUFFLE: tl.constexpr, A_PER_ROW: tl.constexpr,
     B_FORMAT: tl.constexpr, B_VEC: tl.constexpr, B_LAYOUT: tl.constexpr, B_SHUFFLE: tl.constexpr, B_PER_ROW: tl.constexpr,
     COMPUTE: tl.constexpr, UNSHIFT: tl.constexpr, INTERPRETED: tl.constexpr,
+    M_MULTIPLE: tl.constexpr, N_MULTIPLE: tl.constexpr, K_MULTIPLE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
 ):  # fmt: skip
     """out = a @ b.T. The even and the odd elements go into two dots, so that no nibble is ever interleaved."""
+    M, N = M // M_MULTIPLE * M_MULTIPLE, N // N_MULTIPLE * N_MULTIPLE  # unchanged, but known: wide stores
     pid_m, pid_n = tile_ids(M, N, BLOCK_M, BLOCK_N, GROUP_M)
     rm = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)
     rn = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -66,11 +77,11 @@ def matmul_upcast_kernel(
     for k in range(0, K, BLOCK_K):
         a0, a1 = _load_halves(
             a_ptr, a_scale_ptr, rm, k, M, K, a_stride_r, a_stride_k, a_scale_cols,
-            A_FORMAT, A_VEC, A_LAYOUT, COMPUTE, INTERPRETED, BLOCK_M, BLOCK_K,
+            A_FORMAT, A_VEC, A_LAYOUT, COMPUTE, INTERPRETED, K_MULTIPLE, BLOCK_M, BLOCK_K,
         )  # fmt: skip
         b0, b1 = _load_halves(
             b_ptr, b_scale_ptr, rn, k, N, K, b_stride_r, b_stride_k, b_scale_cols,
-            B_FORMAT, B_VEC, B_LAYOUT, COMPUTE, INTERPRETED, BLOCK_N, BLOCK_K,
+            B_FORMAT, B_VEC, B_LAYOUT, COMPUTE, INTERPRETED, K_MULTIPLE, BLOCK_N, BLOCK_K,
         )  # fmt: skip
         acc = dot(a0, b0, acc, COMPUTE, INTERPRETED)
         acc = dot(a1, b1, acc, COMPUTE, INTERPRETED)
@@ -86,19 +97,15 @@ def matmul_upcast(
     """Launcher; as `tritonfp4.reference.matmul`."""
     compute = compute_dtype(a, b)
     mx = sum(isinstance(t, BlockScaledTensor) and t.format.scale == "e8m0" for t in (a, b))
+    wide = math.gcd(b.shape[0], 16)  # only of the weights: a batch size must not compile a kernel of its own
     launch_matmul(
-        matmul_upcast_kernel,
-        unwrap(a),
-        unwrap(b),
-        out,
-        config,
-        COMPUTE=compute,
-        UNSHIFT=4.0**mx,
-        INTERPRETED=INTERPRETED,
-    )
+        matmul_upcast_kernel, unwrap(a), unwrap(b), out, config, COMPUTE=compute, UNSHIFT=4.0**mx, INTERPRETED=INTERPRETED,
+        M_MULTIPLE=wide if config.swap else 1, N_MULTIPLE=1 if config.swap else wide,
+        K_MULTIPLE=math.gcd(min(a.shape[-1], b.shape[-1]), config.block_k),
+    )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["M", "N"])
+@triton.jit(do_not_specialize=["M"])
 def epilogue_kernel(
     acc_ptr, a_global_ptr, b_global_ptr, out_ptr, M, N, acc_stride, out_stride_m, out_stride_n,
     A_SHUFFLE: tl.constexpr, B_SHUFFLE: tl.constexpr, A_PER_ROW: tl.constexpr, B_PER_ROW: tl.constexpr,
