@@ -27,6 +27,16 @@ def test_dequantize(format, layout, dtype):
             assert same_bytes(OPS.dequantize(*args, "triton"), OPS.dequantize(*args, "torch")) == 0
 
 
+def test_dequantize_strided_values():
+    t = T.quantize(torch.randn(20, 96), backend="torch")
+    wide = torch.zeros(20, 96, dtype=torch.uint8)
+    wide[:, ::2] = t.values
+    for values in (wide[:, ::2], t.values.t().contiguous().t()):
+        strided = T.BlockScaledTensor(values, t.scales, t.global_scale, t.format, t.layout, t.shape)
+        for backend in ("triton", "torch"):
+            assert same_bytes(T.dequantize(strided, backend=backend), T.dequantize(t, backend="torch")) == 0
+
+
 @pytest.mark.parametrize("format", ["nvfp4", "mxfp4"])
 def test_every_scale_byte_dequantizes_as_the_reference(format):
     vec = FORMATS[format].vec

@@ -1,5 +1,7 @@
 """GEMM kernels in the interpreter against the fp64 product, every padding scale NaN."""
 
+import dataclasses
+
 import interpreter_patch
 import pytest
 import torch
@@ -131,6 +133,19 @@ def test_every_e8m0_code(pair):
         fits = fp32_holds(a, b, want)
         assert fits.sum() > 60
         assert ((out.double() - want)[fits].abs() <= 1e-5 * want.abs()[fits] + 1e-36).all()
+
+
+@pytest.mark.parametrize("launcher", [matmul_upcast, matmul_dequantize, matmul_scaled])
+def test_strided_values(launcher):
+    """Packed values with any strides: every second byte of a wider buffer, and column-major."""
+    a, b = operand(17, 96, "nvfp4", LAYOUTS[0], 5), operand(40, 96, "nvfp4", LAYOUTS[0], 6)
+    wide = torch.zeros(17, 96, dtype=torch.uint8)
+    wide[:, ::2] = a.values
+    for values in (wide[:, ::2], a.values.t().contiguous().t()):
+        strided = dataclasses.replace(a, values=values)
+        with interpreter_patch.installed():
+            measured, bound = _run(launcher, strided, b, Config("", block_m=128, block_k=64, block_n=32))
+        assert measured <= bound
 
 
 def test_nan_scales_inside_the_matrix_reach_the_output():

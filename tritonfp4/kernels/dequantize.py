@@ -15,7 +15,7 @@ from tritonfp4.tensor import BlockScaledTensor
 
 @triton.jit(do_not_specialize=["M"])
 def dequantize_kernel(
-    values_ptr, scales_ptr, global_ptr, out_ptr, M, K, value_stride, scale_cols, out_stride,
+    values_ptr, scales_ptr, global_ptr, out_ptr, M, K, value_stride, value_stride_k, scale_cols, out_stride,
     FORMAT: tl.constexpr, VEC: tl.constexpr, LAYOUT: tl.constexpr, SHUFFLE: tl.constexpr, PER_ROW: tl.constexpr,
     ZERO_CODE: tl.constexpr, ODD_K: tl.constexpr, SHIFT: tl.constexpr, INTERPRETED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -26,7 +26,7 @@ def dequantize_kernel(
     start = tl.program_id(1).to(tl.int64) * BLOCK_K
     j = start // 2 + tl.arange(0, BLOCK_K // 2)
     inside = (r < M)[:, None] & (j < (tl.cdiv(K, 2) if ODD_K else K // 2))[None, :]  # tl.cdiv makes loads of one byte
-    packed = tl.load(values_ptr + r[:, None] * value_stride + j[None, :], mask=inside, other=0)
+    packed = tl.load(values_ptr + r[:, None] * value_stride + j[None, :] * value_stride_k, mask=inside, other=0)
     c = tl.program_id(1) * C + tl.arange(0, C)
     inside = (r < M)[:, None] & (c < scale_cols)[None, :]
     code = tl.load(scales_ptr + scale_offset(r[:, None], c[None, :], scale_cols, LAYOUT), mask=inside, other=0)
@@ -59,7 +59,7 @@ def dequantize(
         return out
     with on_device(out):
         dequantize_kernel[(ceil_div(t.rows, config.block_m), ceil_div(t.cols, config.block_k))](
-            values, t.scales, g, out, t.rows, t.cols, values.stride(0), t.scale_cols, out.stride(0),
+            values, t.scales, g, out, t.rows, t.cols, values.stride(0), values.stride(1), t.scale_cols, out.stride(0),
             FORMAT=t.format.name, VEC=t.format.vec, LAYOUT=int(t.layout), SHUFFLE=t.row_shuffle, PER_ROW=per_row,
             ZERO_CODE=zero_code and t.format.scale == "e8m0", ODD_K=t.cols % 2 == 1, SHIFT=shift, INTERPRETED=INTERPRETED,
             BLOCK_M=config.block_m, BLOCK_K=config.block_k, num_warps=config.num_warps, enable_fp_fusion=False,
