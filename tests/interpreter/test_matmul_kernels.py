@@ -61,6 +61,7 @@ def test_dequantize_then_multiply(a, b):
             assert measured <= bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("swap", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("format", ["nvfp4", "mxfp4"])

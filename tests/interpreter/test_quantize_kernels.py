@@ -13,6 +13,7 @@ from tritonfp4.formats import FORMATS
 from tritonfp4.kernels.quantize import quantize as launcher
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", SfLayout)
 @pytest.mark.parametrize("format, rule", FORMAT_RULES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
