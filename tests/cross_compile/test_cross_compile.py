@@ -25,6 +25,7 @@ from cases import CASES
 from tritonfp4 import aot
 from tritonfp4.device import target_info, triton_version
 
+pytestmark = pytest.mark.xdist_group("cross_compile")  # the results are cached in one process
 HERE = Path(__file__).resolve().parent
 ARCHS = (80, 86, 89, 90, 100, 103, 120) if triton_version() == (3, 7, 1) else (80, 90, 100, 120)
 WORKERS = 2
