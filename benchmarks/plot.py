@@ -1,6 +1,6 @@
 """Plot a result CSV: one panel a weight shape, time against M for each implementation.
 
-python -m benchmarks.plot benchmarks/results/h200/w4a4_nvfp4.csv docs/mm_fp4_h200.png
+python -m benchmarks.plot benchmarks/results/h200/w4a4_nvfp4.csv docs/nvfp4_matmul_h200.png
 """
 
 from __future__ import annotations

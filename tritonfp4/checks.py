@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tritonfp4 import formats
-from tritonfp4.layouts import LAYOUTS, SfLayout
+from tritonfp4.layouts import LAYOUTS, SfLayout, flat_rows
 
 
 class ArgumentError(AssertionError, ValueError):
@@ -39,6 +39,8 @@ class BackendError(RuntimeError, ValueError):
     """An unknown backend, or one that cannot run here."""
 
 
+#: Columns that a launch grid covers (65535 tiles of 128).
+MAX_COLUMNS = 65535 * 128
 #: Dtypes that the quantizers read and that stand for a plain (unquantized) GEMM operand.
 INPUT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 PLAIN_DTYPES = (torch.bfloat16, torch.float16)
@@ -87,7 +89,7 @@ def choice(fn: str, arg: str, value: Any, wanted: Sequence[Any]) -> None:
 
 
 def layout(fn: str, arg: str, value: Any) -> SfLayout:
-    """A scale layout, given by name or number."""
+    """A scale layout, given as an `SfLayout` or by its number."""
     # No call of the enum class: torch 2.11 cannot trace it.
     if not isinstance(value, int) or value not in LAYOUTS:
         wanted = names([f"{kind.kind.name} ({int(kind.kind)})" for kind in LAYOUTS.values()])
@@ -136,10 +138,9 @@ def quantizer_input(fn: str, arg: str, x: torch.Tensor, vec: int | None) -> tupl
         raise ShapeError(
             f"{fn}: the last dimension of {arg} must be a multiple of the block of {vec}, got shape {tuple(x.shape)}"
         )
-    rows = 1
-    for size in x.shape[:-1]:
-        rows *= size
-    return rows, cols
+    if cols > MAX_COLUMNS:
+        raise ShapeError(f"{fn}: {arg} has more than {MAX_COLUMNS} columns, got shape {tuple(x.shape)}")
+    return flat_rows(x.shape), cols
 
 
 class UnsupportedTypeError(UnsupportedError, TypeError):

@@ -51,7 +51,6 @@ FORMATS: dict[str, BlockFormat] = {f.name: f for f in (NVFP4, MXFP4, MXFP8, FP8_
 #: Formats whose elements are e2m1: the ones that the quantizers and GEMMs of this version cover.
 FP4_FORMATS: tuple[str, ...] = ("nvfp4", "mxfp4")
 
-E4M3_MAX = 448.0
 FLT_MAX = 3.4028234663852886e38
 
 #: Scale rules: canonical name by every accepted name.

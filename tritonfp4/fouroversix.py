@@ -13,8 +13,8 @@ import torch
 
 from tritonfp4 import checks
 from tritonfp4.checks import ArgumentError, BackendError, DTypeError, ShapeError, UnsupportedError
-from tritonfp4.formats import FORMATS, BlockFormat
-from tritonfp4.layouts import LAYOUTS, SfLayout, round_up
+from tritonfp4.formats import BlockFormat
+from tritonfp4.layouts import SfLayout, round_up
 from tritonfp4.tensor import BlockScaledTensor
 from tritonfp4.verbs.matmul import call_matmul
 from tritonfp4.verbs.quantize import call_quantize
@@ -191,7 +191,7 @@ def fp4_matmul(
     """``a @ b.T`` in FP4; an operand that is not given in FP4 is quantized first.
 
     Args:
-        a: ``[M, K]`` bf16, fp16 or fp32, used if `a_e2m1` or `a_sf` is missing.
+        a: ``[M, K]`` bf16, fp16 or fp32, used if `a_e2m1` and `a_sf` are missing.
         b: ``[N, K]``, likewise.
         backend: ``"cutlass"`` or None (the device decides), ``"triton"`` or ``"pytorch"`` (the reference).
         a_e2m1, a_sf, a_normconst: what `quantize_to_fp4` returned for a; a_normconst may have 1 element or one for each
@@ -218,11 +218,10 @@ def fp4_matmul(
     assert dtype is not None
     kwargs_a = _kwargs(fn, "a", a_quantize_kwargs, a_quantization_kwargs)
     kwargs_b = _kwargs(fn, "b", b_quantize_kwargs, b_quantization_kwargs)
-    left, m = _operand(fn, "a", a, a_e2m1, a_sf, a_normconst, fmt, kwargs_a, core)
-    right, n = _operand(fn, "b", b, b_e2m1, b_sf, b_normconst, fmt, kwargs_b, core)
+    left, m, true_a = _operand(fn, "a", a, a_e2m1, a_sf, a_normconst, fmt, kwargs_a, core)
+    right, n, true_b = _operand(fn, "b", b, b_e2m1, b_sf, b_normconst, fmt, kwargs_b, core)
     checks.same_device(fn, a=left.values, b=right.values)
-    if abs(left.cols - right.cols) > 4 * fmt.vec:  # one tile more is the padding of some fouroversix versions
-        raise ShapeError(f"{fn}: K dimension mismatch: a has {left.cols} padded columns, b has {right.cols}")
+    _same_k(fn, left.cols, true_a, right.cols, true_b, 4 * fmt.vec)
     out = call_matmul(left, right, None, dtype, core)
     if out_shape is not None:
         if (
@@ -234,6 +233,25 @@ def fp4_matmul(
             raise ShapeError(f"{fn}: out_shape must lie within {tuple(out.shape)}, got {tuple(out_shape)}")
         m, n = out_shape
     return out if (m, n) == tuple(out.shape) else out[:m, :n].contiguous()
+
+
+def _same_k(fn: str, cols_a: int, true_a: int | None, cols_b: int, true_b: int | None, tile: int) -> None:
+    """Refuse operands whose true K cannot be the same. Of a packed operand only the padded K is known, and some
+    fouroversix versions pad by one tile more than is needed."""
+    if true_a is not None and true_b is not None:
+        same = true_a == true_b
+    elif true_a is None and true_b is None:
+        same = abs(cols_a - cols_b) <= tile
+    else:
+        true, packed = (true_a, cols_b) if true_a is not None else (true_b, cols_a)
+        assert true is not None
+        same = true <= packed <= round_up(true, tile) + tile
+    if not same:
+        shown = [
+            f"{cols} padded columns" if k is None else f"{k} columns"
+            for cols, k in ((cols_a, true_a), (cols_b, true_b))
+        ]
+        raise ShapeError(f"{fn}: K dimension mismatch: a has {shown[0]}, b has {shown[1]}")
 
 
 def _kwargs(fn: str, side: str, first: dict[str, Any] | None, second: dict[str, Any] | None) -> dict[str, Any]:
@@ -262,12 +280,19 @@ def _operand(
     fmt: BlockFormat,
     kwargs: dict[str, Any],
     backend: str,
-) -> tuple[BlockScaledTensor, int]:
-    """The operand, padded, and the rows that it contributes to the result."""
+) -> tuple[BlockScaledTensor, int, int | None]:
+    """The operand, padded; the rows that it contributes to the result; its true K if that is known."""
+    true_k = None
     if e2m1 is None or sf is None:
         if x is None:
             raise ArgumentError(f"{fn}: If {side} is None, {side}_e2m1 and {side}_sf must be provided")
         checks.is_tensor(fn, side, x)
+        parts = {f"{side}_e2m1": e2m1, f"{side}_sf": sf, f"{side}_normconst": normconst}
+        given = [name for name, part in parts.items() if part is not None]
+        if given:
+            raise ArgumentError(
+                f"{fn}: {' and '.join(given)} without the rest of the packed {side}: give all or only {side}"
+            )
         if x.ndim != 2:
             raise ShapeError(f"{fn}: {side} must be 2-D, got shape {tuple(x.shape)}")
         options: dict[str, Any] = {
@@ -280,7 +305,7 @@ def _operand(
                 f"{fn}: {side}_quantize_kwargs asks for {options['fp4_format']!r} but fp4_format is {fmt.name!r}"
             )
         e2m1, sf, normconst = quantize_to_fp4(x, **options)
-        rows = x.shape[1] if options.get("transpose") else x.shape[0]
+        rows, true_k = (x.shape[1], x.shape[0]) if options.get("transpose") else (x.shape[0], x.shape[1])
     else:
         rows = -1
     checks.dtype(fn, f"{side}_e2m1", e2m1, checks.FP4_DTYPES)
@@ -296,11 +321,4 @@ def _operand(
     flat = sf.reshape(-1).view(torch.uint8)
     g = normconst if fmt.two_level else None
     t = BlockScaledTensor(e2m1.view(torch.uint8), flat, g, fmt, SfLayout.layout_128x4, shape)
-    return t, shape[0] if rows < 0 else rows
-
-
-def padded_shape(rows: int, cols: int, fp4_format: FP4Format | str = FP4Format.nvfp4) -> tuple[int, int]:
-    """Rows and elements of a padded operand: ``round_up(rows, 128)``, ``round_up(cols, 64 or 128)``."""
-    fmt = FORMATS[str(getattr(fp4_format, "value", fp4_format))]
-    tile = LAYOUTS[SfLayout.layout_128x4]
-    return round_up(rows, tile.tile_rows), round_up(cols, tile.tile_cols * fmt.vec)
+    return t, shape[0] if rows < 0 else rows, true_k

@@ -13,18 +13,18 @@ import torch
 
 from tritonfp4 import reference
 from tritonfp4.autotune import Problem, select
-from tritonfp4.checks import BackendError, UnsupportedError
+from tritonfp4.checks import BackendError, ShapeError, UnsupportedError
 from tritonfp4.config import Config
 from tritonfp4.device import device_info
 from tritonfp4.formats import FORMATS, scale_range
-from tritonfp4.layouts import SfLayout, as_layout, ceil_div
+from tritonfp4.layouts import SfLayout, as_layout, ceil_div, flat_rows
 from tritonfp4.tensor import BlockScaledTensor
 
 _lib = torch.library.Library("tritonfp4", "FRAGMENT")  # the reference keeps the operators registered
 
 
 def _define(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """Register an operator that has no gradient: a backward pass through it raises instead of losing it silently."""
+    """Register an operator that has no gradient: a backward pass through its results raises."""
     _lib.define(f"{name}{schema}")
     for key in ("CPU", "CUDA"):
         _lib.impl(name, torch.no_grad()(run), key)
@@ -57,13 +57,6 @@ def _elementwise(op: str, x: torch.Tensor, rows: int, cols: int) -> Config:
     return select(Problem(op, rows, 0, cols, "", "", device_info(x.device)))
 
 
-def _flat_rows(shape: torch.Size | list[int]) -> int:
-    rows = 1
-    for size in shape[:-1]:
-        rows *= size
-    return rows
-
-
 # ---- quantize ------------------------------------------------------------------------------------------------------
 
 
@@ -79,7 +72,7 @@ def _quantize(
     pad: bool,
     backend: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    flat = x.reshape(_flat_rows(x.shape), x.shape[-1])
+    flat = x.reshape(flat_rows(x.shape), x.shape[-1])
     args = (flat, global_scale, out_scale, FORMATS[format], rule, e4m3_max, scale_from, SfLayout(layout), pad)
     if _use_kernels("quantize", x, backend) and flat.numel():
         from tritonfp4.kernels.quantize import quantize as launcher
@@ -104,7 +97,7 @@ def _quantize_fake(
     backend: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     fmt, kind = FORMATS[format], as_layout(layout)
-    rows, cols = _flat_rows(x.shape), x.shape[-1]
+    rows, cols = flat_rows(x.shape), x.shape[-1]
     scale_rows, scale_cols = kind.storage_shape(rows, ceil_div(cols, fmt.vec))
     shape = (scale_rows, scale_cols * fmt.vec // 2) if pad else (*x.shape[:-1], cols // 2)
     per_row = scale_from == "row" or (global_scale is not None and scale_from != "none" and global_scale.numel() != 1)
@@ -126,7 +119,7 @@ _define(
 
 
 def _nvfp4_global_scale(x: torch.Tensor, rule: str, e4m3_max: int, backend: str) -> torch.Tensor:
-    flat = x.reshape(_flat_rows(x.shape), x.shape[-1])
+    flat = x.reshape(flat_rows(x.shape), x.shape[-1])
     largest = scale_range(rule, e4m3_max)
     if _use_kernels("nvfp4_global_scale", x, backend) and flat.numel():
         from tritonfp4.kernels.quantize import global_encode_scale
@@ -158,7 +151,12 @@ def _dequantize(
     zero_code: bool,
     backend: str,
 ) -> torch.Tensor:
-    t = BlockScaledTensor(values, scales, global_scale, FORMATS[format], SfLayout(layout), tuple(shape), row_shuffle)
+    fmt, codes = FORMATS[format], scales.view(torch.uint8)
+    t = BlockScaledTensor(values, codes, global_scale, fmt, SfLayout(layout), tuple(shape), row_shuffle)
+    if codes.numel() != t.scale_layout.numel(t.rows, t.scale_cols) or 2 * values.numel() < t.rows * t.cols:
+        raise ShapeError(
+            f"dequantize: {values.numel()} bytes and {codes.numel()} scales do not hold {tuple(shape)} in {format}"
+        )
     if _use_kernels("dequantize", values, backend):
         from tritonfp4.kernels.dequantize import dequantize as launcher
 
@@ -260,7 +258,8 @@ def _operand(
     if not format:
         return data
     assert scale is not None
-    return BlockScaledTensor(data, scale, global_scale, FORMATS[format], SfLayout(layout), (data.shape[0], k), shuffle)
+    codes = scale.view(torch.uint8)
+    return BlockScaledTensor(data, codes, global_scale, FORMATS[format], SfLayout(layout), (data.shape[0], k), shuffle)
 
 
 def _kind(t: BlockScaledTensor | torch.Tensor) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from tritonfp4.formats import FORMATS, BlockFormat
-from tritonfp4.layouts import ScaleLayout, SfLayout, as_layout, ceil_div
+from tritonfp4.layouts import ScaleLayout, SfLayout, as_layout, ceil_div, flat_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,15 +41,17 @@ class BlockScaledTensor:
     @property
     def rows(self) -> int:
         """Rows after flattening the leading dimensions."""
-        rows = 1
-        for size in self.shape[:-1]:
-            rows *= size
-        return rows
+        return flat_rows(self.shape)
 
     @property
     def cols(self) -> int:
         """Elements in a row (K)."""
         return self.shape[-1]
+
+    @property
+    def flat_values(self) -> torch.Tensor:
+        """Stored values as a matrix; a padded buffer keeps its padding."""
+        return self.values.reshape(flat_rows(self.values.shape), self.values.shape[-1])
 
     @property
     def scale_cols(self) -> int:
@@ -115,7 +117,8 @@ class BlockScaledTensor:
         scales = [swizzled.scales.view(kind)]
         if self.global_scale is not None:
             scales.append(self.global_scale.reshape(()))
-        return self.values.reshape(-1, self.values.shape[-1]).view(torch.float4_e2m1fn_x2), scales
+        values = self.flat_values[: self.rows, : self.cols // 2]
+        return values.view(torch.float4_e2m1fn_x2), scales
 
     @classmethod
     def from_torch(cls, values: torch.Tensor, scales: list[torch.Tensor]) -> BlockScaledTensor:

@@ -19,6 +19,7 @@ PAIRS = [("nvfp4", "nvfp4"), ("mxfp4", "mxfp4"), ("bf16", "nvfp4"), ("fp16", "nv
 LAYOUTS = (SfLayout.layout_128x4, SfLayout.layout_8x4, SfLayout.layout_linear)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("a, b", PAIRS)
 def test_upcast(a, b):
     for i, rows in enumerate(ROWS):

@@ -30,7 +30,7 @@ def test_bytes_do_not_depend_on_the_tiling(format, rule, layout):
     x = wide(133, 160).bfloat16()
     fmt, source = FORMATS[format], "tensor" if format == "nvfp4" else "none"
     want = reference.quantize(x, None, None, fmt, rule, 256, source, layout, False)
-    for rows, cols in ((1, 64), (64, 32), (128, 128), (256, 512)):
+    for rows, cols in ((16, 64), (64, 32), (128, 128), (256, 512)):
         config = Config("quantize", block_m=rows, block_k=cols)
         got = launcher(x, None, None, fmt, rule, 256, source, layout, False, config, Config("amax", 32, 64))
         assert [same_bytes(g, w) for g, w in zip(got, want, strict=True)] == [0, 0, 0]

@@ -51,7 +51,7 @@ def candidates(problem: Problem) -> list[Config]:
 def _elementwise(problem: Problem) -> Config:
     """Tiles of about 4096 elements, 16 bytes a thread and load, whole scale blocks."""
     if problem.device.interpreted:  # few programs: each costs a trip through Python
-        return Config(problem.op, block_m=_up_to(problem.m, 1, 2048), block_k=_up_to(problem.k, 64, 256))
+        return Config(problem.op, block_m=_up_to(problem.m, 128, 2048), block_k=_up_to(problem.k, 64, 256))
     if problem.op == "relayout":
         return Config(problem.op, block_m=128, block_k=_up_to(problem.k, 4, 16))
     if problem.op == "amax":

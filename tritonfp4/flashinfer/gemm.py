@@ -85,7 +85,7 @@ def _bytes(scales: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     counts as transposed if its memory order says so."""
     if scales.ndim == 2:
         transposed = tuple(scales.shape) == (shape[1], shape[0]) and tuple(scales.shape) != shape
-        if transposed or (shape[0] == shape[1] and not scales.is_contiguous()):
+        if transposed or (shape[0] == shape[1] and scales.stride(0) == 1 and scales.stride(1) != 1):
             scales = scales.t()
     return scales.reshape(-1).view(torch.uint8)
 

@@ -52,14 +52,14 @@ def dequantize(
 ) -> torch.Tensor:
     """Launcher; as `tritonfp4.reference.dequantize`. `shift`: an exact power of two, for GEMM workspaces."""
     out = torch.empty((t.rows, t.cols), dtype=dtype, device=t.device)
-    values = t.values.reshape(-1, t.values.shape[-1])
-    g = None if t.global_scale is None else t.global_scale.to(torch.float32).reshape(-1)
+    values = t.flat_values
+    g = None if t.global_scale is None else t.global_scale.to(torch.float32).reshape(-1).contiguous()
     per_row = g is not None and g.numel() > 1
     if out.numel() == 0:
         return out
     with on_device(out):
         dequantize_kernel[(ceil_div(t.rows, config.block_m), ceil_div(t.cols, config.block_k))](
-            values, t.scales, g, out, t.rows, t.cols, values.stride(0), values.stride(1), t.scale_cols, out.stride(0),
+            values, t.scales.contiguous(), g, out, t.rows, t.cols, values.stride(0), values.stride(1), t.scale_cols, out.stride(0),
             FORMAT=t.format.name, VEC=t.format.vec, LAYOUT=int(t.layout), SHUFFLE=t.row_shuffle, PER_ROW=per_row,
             ZERO_CODE=zero_code and t.format.scale == "e8m0", ODD_K=t.cols % 2 == 1, SHIFT=shift, INTERPRETED=INTERPRETED,
             BLOCK_M=config.block_m, BLOCK_K=config.block_k, num_warps=config.num_warps, enable_fp_fusion=False,

@@ -21,8 +21,3 @@ def on_device(tensor: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
     if tensor.is_cuda and torch.cuda.current_device() != tensor.get_device():
         return torch.cuda.device(tensor.device)
     return contextlib.nullcontext()
-
-
-def power_of_2(n: int, low: int, high: int) -> int:
-    """The smallest power of two that holds n, kept in [low, high]."""
-    return max(low, min(high, triton.next_power_of_2(max(n, 1))))

@@ -40,9 +40,9 @@ def unwrap(t: BlockScaledTensor | torch.Tensor) -> Operand:
     """Kernel arguments of an operand."""
     if isinstance(t, torch.Tensor):
         return Operand(t, None, None, "plain", 16, 2, 0, t.shape[0], t.shape[1], 0)
-    g = None if t.global_scale is None else t.global_scale.to(torch.float32).reshape(-1)
+    g = None if t.global_scale is None else t.global_scale.to(torch.float32).reshape(-1).contiguous()
     return Operand(
-        t.values, t.scales, g, t.format.name, t.format.vec, int(t.layout), t.row_shuffle, t.rows, t.cols, t.scale_cols
+        t.values, t.scales.contiguous(), g, t.format.name, t.format.vec, int(t.layout), t.row_shuffle, t.rows, t.cols, t.scale_cols
     )  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def store_tile(
 def launch_matmul(kernel: Any, a: Operand, b: Operand, out: torch.Tensor, config: Config, **constants: Any) -> None:
     """Launch a GEMM kernel. With `config.swap` it computes out.T = b @ a.T: b takes the wide side of the MMA."""
     stride_m, stride_n = out.stride()
-    k = min(a.cols, b.cols)  # padding beyond the shorter operand is zero
+    k = min(a.cols, b.cols)  # what lies beyond the shorter operand is padding: not read
     if config.swap:
         a, b, stride_m, stride_n = b, a, stride_n, stride_m
     grid = (ceil_div(a.rows, config.block_m) * ceil_div(b.rows, config.block_n),)

@@ -268,7 +268,8 @@ def quantize_kernel(
     tl.store(scales_ptr + scale_offset(r[:, None], c[None, :], scale_cols, LAYOUT), s8.to(tl.uint8), mask=where)
     if out_scale_ptr is not None:
         decode = decode * tl.load(out_scale_ptr)
-    first = (pid_k == 0) & (r < M) if PER_ROW else (pid_k == 0) & (r == 0)
+    # A block compared with a block: Triton 3.9's interpreter refuses a mask that mixes in a scalar comparison.
+    first = (r * 0 + pid_k == 0) & (r < M if PER_ROW else r == 0)
     tl.store(decode_ptr + (r if PER_ROW else r * 0), decode, mask=first)
 
 
@@ -321,7 +322,11 @@ def quantize(
     value_rows, value_cols = (scale_rows, padded_cols * fmt.vec // 2) if pad else (rows, cols // 2)
     values = torch.empty((value_rows, value_cols), dtype=torch.uint8, device=x.device)
     scales = torch.empty(scale_rows * padded_cols, dtype=torch.uint8, device=x.device)
-    given = None if global_scale is None else global_scale.to(torch.float32).reshape(-1)
+    given = (
+        None
+        if global_scale is None or scale_from == "tensor"
+        else global_scale.to(torch.float32).reshape(-1).contiguous()
+    )
     per_row = scale_from == "row" or (given is not None and given.numel() == rows and rows > 1)
     decode = torch.empty(rows if per_row else 1, dtype=torch.float32, device=x.device)
     reciprocal_range = None
@@ -335,7 +340,7 @@ def quantize(
             partials = given.numel()
         elif scale_from == "amax":
             assert given is not None
-            given = given.contiguous().view(torch.int32)
+            given = given.view(torch.int32)
         scaled_out = None if out_scale is None else out_scale.to(torch.float32).reshape(-1)
         grid = (ceil_div(scale_rows, config.block_m), ceil_div(padded_cols * fmt.vec, config.block_k))
         quantize_kernel[grid](

@@ -66,7 +66,7 @@ def relayout(
     grid = (ceil_div(target_rows, config.block_m), ceil_div(target_cols, config.block_k), batch)
     with on_device(out):
         relayout_kernel[grid](
-            _bits(scales.reshape(-1)), _bits(out), rows, cols, target_rows, target_cols,
+            _bits(scales.reshape(-1).contiguous()), _bits(out), rows, cols, target_rows, target_cols,
             as_layout(source).numel(rows, cols), target_rows * target_cols,
             SOURCE=int(source), TARGET=int(target), SHUFFLE=row_shuffle,
             BLOCK_M=config.block_m, BLOCK_K=config.block_k, num_warps=config.num_warps,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,14 @@ def ceil_div(a: int, b: int) -> int:
 def round_up(a: int, b: int) -> int:
     """The smallest multiple of b that is at least a."""
     return ceil_div(a, b) * b
+
+
+def flat_rows(shape: Sequence[int]) -> int:
+    """Rows of a tensor of this shape once its leading dimensions are flattened. (A loop: Dynamo traces it.)"""
+    rows = 1
+    for size in shape[:-1]:
+        rows *= size
+    return rows
 
 
 @dataclass(frozen=True)

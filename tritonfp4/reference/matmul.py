@@ -31,7 +31,7 @@ def _scale_codes(t: BlockScaledTensor) -> torch.Tensor:
 
 def _parts(t: BlockScaledTensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Elements [rows, K] and scales [rows, K / vec] as fp32, rows in stored order."""
-    packed = t.values.reshape(-1, t.values.shape[-1])[: t.rows, : -(-t.cols // 2)]
+    packed = t.flat_values[: t.rows, : -(-t.cols // 2)]
     decode = e4m3_decode if t.format.scale == "e4m3" else e8m0_decode
     return e2m1_decode(unpack(packed)[:, : t.cols]), decode(_scale_codes(t).contiguous())
 
@@ -50,11 +50,15 @@ def _global(t: BlockScaledTensor | torch.Tensor) -> torch.Tensor | None:
 
 
 def matmul(a: BlockScaledTensor | torch.Tensor, b: BlockScaledTensor | torch.Tensor, out: torch.Tensor) -> None:
-    """``out = a @ b.T`` in fp64, rounded once. a [M, K], b [N, K]; plain tensors are taken as they are."""
-    product = _exact(a) @ _exact(b).T
+    """``out = a @ b.T`` in fp64, rounded to fp32 and from there to out. a [M, K], b [N, K]; plain tensors as they are.
+
+    If one operand is padded further along K than the other, the rest is ignored.
+    """
+    k = min(a.shape[-1], b.shape[-1])
+    product = _exact(a)[:, :k] @ _exact(b)[:, :k].T
     ga, gb = _global(a), _global(b)
     if ga is not None:
         product = product * ga[:, None]
     if gb is not None:
         product = product * gb[None, :]
-    out.copy_(product.float() if out.dtype == torch.float32 else product)
+    out.copy_(product)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from tritonfp4.formats import FLT_MAX, BlockFormat, scale_range
-from tritonfp4.layouts import SfLayout, as_layout, round_up
+from tritonfp4.layouts import SfLayout, as_layout
 from tritonfp4.reference.encode import e2m1_decode, e2m1_encode, e4m3_decode, e4m3_encode, pack
 
 _SIXTH = torch.tensor(1.0 / 6.0, dtype=torch.float32).item()
@@ -29,10 +29,10 @@ def tensor_amax(x: torch.Tensor) -> torch.Tensor:
 
 
 def encode_scale(amax: torch.Tensor, largest: torch.Tensor | float) -> torch.Tensor:
-    """``G = min(largest / amax, FLT_MAX)``, and 1 where amax is 0, infinite or NaN."""
+    """``G = min(largest / amax, FLT_MAX)``, and 1 where amax is not positive, infinite or NaN."""
     g = torch.full_like(amax, 1.0) * largest / amax
     g = torch.where(g > FLT_MAX, FLT_MAX, g)
-    return torch.where((amax == 0) | amax.isinf() | amax.isnan(), 1.0, g)
+    return torch.where((amax <= 0) | amax.isinf() | amax.isnan(), 1.0, g)
 
 
 def global_encode_scale(x: torch.Tensor, largest: float) -> torch.Tensor:
@@ -182,7 +182,7 @@ def _resolve(
         amax = block_amax(x.float(), 1) if x.shape[1] else x.new_zeros(x.shape[0], dtype=torch.float32)
         g = encode_scale(amax, largest if given is None else 1.0 / given)
     else:
-        amax = tensor_amax(x) if given is None else given
+        amax = tensor_amax(x) if given is None or scale_from == "tensor" else given
         g = encode_scale(amax, largest)
     decode = 1.0 / g
     if scale_from == "row":
@@ -191,9 +191,3 @@ def _resolve(
     if out_scale is not None:
         decode = decode * out_scale.float().reshape(-1)
     return g, amax, decode
-
-
-def padded_shape(rows: int, cols: int, fmt: BlockFormat, layout: SfLayout) -> tuple[int, int]:
-    """Rows and elements of a padded value buffer: whole scale tiles."""
-    kind = as_layout(layout)
-    return round_up(rows, kind.tile_rows), round_up(-(-cols // fmt.vec), kind.tile_cols) * fmt.vec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from tritonfp4 import checks
+from tritonfp4.layouts import flat_rows
 from tritonfp4.tensor import BlockScaledTensor
 from tritonfp4.verbs.quantize import BACKENDS, block_scaled
 
@@ -27,7 +28,7 @@ def _flat(t: Operand) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor |
     if isinstance(t, torch.Tensor):
         return t, None, None, "", 2, 0, t.shape[1]
     # A padded buffer may hold more rows than the matrix; a view drops them.
-    values = t.values.reshape(-1, t.values.shape[-1])[: t.rows]
+    values = t.flat_values[: t.rows]
     return values, t.scales, t.global_scale, t.format.name, int(t.layout), t.row_shuffle, t.cols
 
 
@@ -84,13 +85,15 @@ def matmul(
         kind = out.dtype if out is not None else plain.dtype if plain is not None else torch.bfloat16
     checks.out_dtype(fn, kind, OUT_DTYPES)
     lead, n = tuple(a.shape[:-1]), b.shape[0]
-    flat = a if isinstance(a, BlockScaledTensor) else a.reshape(-1, a.shape[-1]) if a.ndim != 2 else a
+    flat = a if isinstance(a, BlockScaledTensor) else a.reshape(flat_rows(a.shape), a.shape[-1])
     rows = flat.rows if isinstance(flat, BlockScaledTensor) else flat.shape[0]
     if out is None:
         result = call_matmul(flat, b, None, kind, backend)
         return result if len(lead) == 1 else result.reshape(*lead, n)
     if tuple(out.shape) != (*lead, n):
         raise checks.ShapeError(f"{fn}: Output shape mismatch: got out of shape {tuple(out.shape)}, want {(*lead, n)}")
+    if plain is not None and plain.requires_grad and torch.is_grad_enabled():
+        raise checks.UnsupportedError(f"{fn}: out= with an operand that requires a gradient; there is none to record")
     try:
         target = out if out.ndim == 2 else out.view(rows, n)
     except RuntimeError:

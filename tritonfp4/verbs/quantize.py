@@ -6,7 +6,7 @@ import torch
 
 from tritonfp4 import checks
 from tritonfp4.formats import BlockFormat, default_e4m3_max
-from tritonfp4.layouts import SfLayout, ceil_div
+from tritonfp4.layouts import SfLayout
 from tritonfp4.tensor import BlockScaledTensor
 
 BACKENDS = ("auto", "triton", "torch")
@@ -70,7 +70,8 @@ def quantize(
             ``"mse"``, ``"mae"``, ``"abs_max"``. MXFP4: ``"static_6"`` (RCEIL, default), ``"static_4"`` (CEIL),
             ``"floor"``, ``"even"``. fouroversix's other names are accepted.
         e4m3_max: 448 or 256, the range of the block scales; by default 256 for four-over-six, else 448.
-        global_scale: fp32 decode multiplier, 1 element or one for each row; by default from the amax.
+        global_scale: fp32 decode multiplier g, 1 element or one for each row; by default from the amax. The result
+            carries ``1 / (1 / g)``, which may differ from g in the last bit.
         amax: fp32 amax to take the global scale from instead of x's own, for tensors that share one (1 element or
             one for each row).
         per_row: one global scale for each row, from its own amax.
@@ -94,6 +95,8 @@ def quantize(
     ]
     if len(given) > 1:
         raise checks.ArgumentError(f"{fn}: {' and '.join(given)} exclude each other")
+    if e4m3_max is not None:
+        given.append("e4m3_max")
     if given and not fmt.two_level:
         raise checks.ArgumentError(f"{fn}: {given[0]} has no meaning for {fmt.name}, which has no global scale")
     scale_from = (
@@ -132,10 +135,17 @@ def block_scaled(fn: str, arg: str, t: BlockScaledTensor) -> None:
         raise checks.DTypeError(f"{fn}: {arg} must be a BlockScaledTensor, got {type(t).__name__}")
     checks.block_format(fn, f"{arg}.format", t.format)
     checks.dtype(fn, f"{arg}.values", t.values, (torch.uint8,))
-    stored = t.values.reshape(-1, t.values.shape[-1]).shape if t.values.numel() else (t.rows, ceil_div(t.cols, 2))
-    if stored[0] < t.rows or 2 * stored[1] < t.cols:
+    if t.values.ndim < 2 or t.flat_values.shape[0] < t.rows or 2 * t.values.shape[-1] < t.cols:
         raise checks.ShapeError(
             f"{fn}: {arg}.values of shape {tuple(t.values.shape)} are too small for {tuple(t.shape)}"
+        )
+    if t.cols % t.format.vec:
+        raise checks.ShapeError(
+            f"{fn}: the columns of {arg} must be a multiple of {t.format.vec}, got {tuple(t.shape)}"
+        )
+    if t.row_shuffle not in (0, 16, 32) or (t.row_shuffle and t.rows % t.row_shuffle):
+        raise checks.ShapeError(
+            f"{fn}: {arg}.row_shuffle must be 0, 16 or 32 and divide the rows, got {t.row_shuffle} for {t.rows} rows"
         )
     checks.scale_buffer(fn, f"{arg}.scales", t.scales, t.format, t.layout, t.rows, t.scale_cols)
     if t.global_scale is not None:

@@ -10,7 +10,7 @@ from tritonfp4 import checks
 from tritonfp4.checks import ArgumentError, ShapeError, UnsupportedError
 from tritonfp4.flashinfer.quantization.recipe import UNSET, NVFP44Over6Config, Unset, resolve
 from tritonfp4.formats import MXFP4, NVFP4
-from tritonfp4.layouts import LAYOUTS, SfLayout
+from tritonfp4.layouts import LAYOUTS, SfLayout, flat_rows
 from tritonfp4.verbs.quantize import call_quantize
 
 #: Names that flashinfer gives its kernels, and ours; all but the last two mean the same here.
@@ -111,10 +111,7 @@ def _fp4_quantize(
 
 
 def _as_2d(scales: torch.Tensor, x: torch.Tensor, vec: int, layout: SfLayout) -> torch.Tensor:
-    rows = 1
-    for size in x.shape[:-1]:
-        rows *= size
-    return scales.view(LAYOUTS[layout].storage_shape(rows, x.shape[-1] // vec))
+    return scales.view(LAYOUTS[layout].storage_shape(flat_rows(x.shape), x.shape[-1] // vec))
 
 
 def nvfp4_quantize(
