@@ -6,13 +6,15 @@ the matrix instructions are those that the path promises. One worker process an 
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,11 @@ from cases import CASES
 from tritonfp4 import aot
 from tritonfp4.device import target_info, triton_version
 
-pytestmark = pytest.mark.xdist_group("cross_compile")  # the results are cached in one process
 HERE = Path(__file__).resolve().parent
 ARCHS = (80, 86, 89, 90, 100, 103, 120) if triton_version() == (3, 7, 1) else (80, 90, 100, 120)
-WORKERS = 2
+#: Compiling processes of one pytest process, and where those of one test run meet.
+WORKERS = 1 if os.environ.get("PYTEST_XDIST_WORKER") else 2
+RUN = Path(tempfile.gettempdir()) / f"tritonfp4-cross-compile-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
 
 
 def work(arch: int, *options: str) -> dict[str, dict[str, Any]]:
@@ -42,16 +45,46 @@ def work(arch: int, *options: str) -> dict[str, dict[str, Any]]:
     return {line["case"]: line for line in lines}
 
 
+def _share() -> None:
+    """Compile the architectures that no process of this test run has claimed yet."""
+    for arch in ARCHS:
+        try:
+            (RUN / str(arch)).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        try:
+            lines = work(arch)
+        except Exception as error:
+            lines = {"failure": {"text": repr(error)}}
+        partial = RUN / str(arch) / "partial.json"
+        partial.write_text(json.dumps(lines))
+        partial.replace(RUN / f"{arch}.json")
+
+
 @functools.cache
-def _started() -> dict[int, concurrent.futures.Future[dict[str, dict[str, Any]]]]:
-    pool = concurrent.futures.ThreadPoolExecutor(WORKERS)
-    return {arch: pool.submit(work, arch) for arch in ARCHS}
+def _start() -> None:
+    for _ in range(WORKERS):
+        threading.Thread(target=_share, daemon=True).start()
+
+
+@functools.cache
+def results(arch: int) -> dict[str, dict[str, Any]]:
+    """The worker's lines for an architecture; pytest processes share them through files."""
+    _start()
+    file = RUN / f"{arch}.json"
+    for _ in range(9000):
+        if file.exists():
+            break
+        time.sleep(0.1)
+    lines: dict[str, dict[str, Any]] = json.loads(file.read_text())
+    assert "failure" not in lines, lines["failure"]["text"]
+    return lines
 
 
 @pytest.mark.parametrize("case", [case.name for case in CASES])
 @pytest.mark.parametrize("arch", ARCHS)
 def test_compiles(arch: int, case: str) -> None:
-    line = _started()[arch].result()[case]
+    line = results(arch)[case]
     assert "error" not in line, line["error"]
     for kernel in line["kernels"]:
         assert not kernel["problems"], (kernel["name"], kernel["problems"], {**kernel, "mma": None})
@@ -65,7 +98,7 @@ def test_compiles(arch: int, case: str) -> None:
 def test_values_are_not_loaded_by_the_byte(arch: int) -> None:
     """Where K is a multiple of the step, no mask may hide that 4 bytes and more can be loaded at once."""
     narrow = {}
-    for name, line in _started()[arch].result().items():
+    for name, line in results(arch).items():
         for kernel in line.get("kernels", ()):
             few = 4  # a narrow tile of scales may need single bytes
             if kernel["gemm"] and "K=" not in name and kernel["loads"].get("1", 0) > few:
@@ -75,7 +108,7 @@ def test_values_are_not_loaded_by_the_byte(arch: int) -> None:
 
 def test_native_where_the_table_says_so() -> None:
     for arch in ARCHS:
-        path = _started()[arch].result()["matmul nvfp4 x nvfp4 M=128"]["path"]
+        path = results(arch)["matmul nvfp4 x nvfp4 M=128"]["path"]
         assert (path == "native") == target_info(arch).native_fp4
 
 
