@@ -8,8 +8,8 @@ import torch
 
 import tritonfp4 as T
 from tritonfp4 import SfLayout
-from tritonfp4.formats import FORMATS, RULES, BlockFormat
-from tritonfp4.layouts import LAYOUTS, ceil_div
+from tritonfp4.formats import FORMATS, RULES
+from tritonfp4.layouts import LAYOUTS
 from tritonfp4.reference.matmul import _exact
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -133,7 +133,3 @@ def check_matmul(
         assert result is out
         measured = error(out, want)
         assert measured <= threshold(out), f"{measured:.2e} > {threshold(out)} for {dtype} {tuple(want.shape)}"
-
-
-def scale_columns(format: BlockFormat, cols: int) -> int:
-    return ceil_div(cols, format.vec)
