@@ -1,6 +1,10 @@
 """The operators pass torch's own checks, and every public function compiles without a graph break to the same bits."""
 
 import pytest
+import samples_fp8
+import samples_fused
+import samples_grouped
+import samples_options
 import torch
 
 import tritonfp4
@@ -83,6 +87,11 @@ SAMPLES = {
 }  # fmt: skip
 
 
+ELSEWHERE = (samples_options, samples_fp8, samples_fused, samples_grouped)
+for module in ELSEWHERE:
+    SAMPLES |= module.SAMPLES
+
+
 @pytest.mark.parametrize("name", SAMPLES)
 def test_opcheck(name):
     """Schema, autograd registration, fake tensors and dynamic-shape tracing."""
@@ -156,6 +165,10 @@ COMPILED = {
     "matmul": (lambda a, b: tritonfp4.matmul(a, b), NV),
     "matmul with a plain operand": (lambda a, b: tritonfp4.matmul(a, b, out_dtype=F32), (x(2, 3, 96), MX[1])),
 }  # fmt: skip
+
+
+for module in ELSEWHERE:
+    COMPILED |= module.COMPILED
 
 
 @pytest.fixture(autouse=True)

@@ -15,11 +15,11 @@ class BlockFormat:
 
     Attributes:
         name: the name that crosses op schemas, such as ``"nvfp4"``.
-        element: element encoding, ``"e2m1"`` (two in a byte, low nibble first) or ``"e4m3"``.
-        scale: scale encoding, ``"e4m3"``, ``"e8m0"`` or ``"fp32"``.
+        element: element encoding, ``"e2m1"`` (two in a byte, low nibble first), ``"e4m3"`` or ``"e5m2"``.
+        scale: scale encoding, ``"e4m3"``, ``"e8m0"``, ``"fp32"``, or ``""`` if blocks have no scale of their own.
         block: (rows, columns) of elements that share one scale; the columns run along the last logical dimension.
         element_max: largest finite element.
-        two_level: whether an fp32 scale of the whole tensor (or of each row) exists above the block scales.
+        two_level: whether an fp32 scale of the whole tensor (or of each row, or of each group) exists above the block scales.
     """
 
     name: str
@@ -43,13 +43,28 @@ class BlockFormat:
 NVFP4 = BlockFormat("nvfp4", "e2m1", "e4m3", (1, 16), 6.0, True)
 MXFP4 = BlockFormat("mxfp4", "e2m1", "e8m0", (1, 32), 6.0, False)
 MXFP8 = BlockFormat("mxfp8", "e4m3", "e8m0", (1, 32), 448.0, False)
+MXFP8_E5M2 = BlockFormat("mxfp8_e5m2", "e5m2", "e8m0", (1, 32), 57344.0, False)
+#: FP8 with fp32 scales, which are the decode multipliers of DeepSeek's checkpoints: 1x128 for activations (or for weights
+#: scaled by the row), 128x128 for weights.
 FP8_1X128 = BlockFormat("fp8_1x128", "e4m3", "fp32", (1, 128), 448.0, False)
 FP8_128X128 = BlockFormat("fp8_128x128", "e4m3", "fp32", (128, 128), 448.0, False)
+FP8_1X128_E5M2 = BlockFormat("fp8_1x128_e5m2", "e5m2", "fp32", (1, 128), 57344.0, False)
+FP8_128X128_E5M2 = BlockFormat("fp8_128x128_e5m2", "e5m2", "fp32", (128, 128), 57344.0, False)
+#: FP8 with the global scale alone.
+FP8 = BlockFormat("fp8", "e4m3", "", (1, 128), 448.0, True)
+FP8_E5M2 = BlockFormat("fp8_e5m2", "e5m2", "", (1, 128), 57344.0, True)
 
-FORMATS: dict[str, BlockFormat] = {f.name: f for f in (NVFP4, MXFP4, MXFP8, FP8_1X128, FP8_128X128)}
+FORMATS: dict[str, BlockFormat] = {
+    f.name: f
+    for f in (
+        NVFP4, MXFP4, MXFP8, MXFP8_E5M2, FP8_1X128, FP8_128X128, FP8_1X128_E5M2, FP8_128X128_E5M2, FP8, FP8_E5M2,
+    )
+}  # fmt: skip
 
-#: Formats whose elements are e2m1: the ones that the quantizers and GEMMs of this version cover.
+#: Formats whose elements are e2m1.
 FP4_FORMATS: tuple[str, ...] = ("nvfp4", "mxfp4")
+#: Formats whose elements are e4m3 or e5m2.
+FP8_FORMATS: tuple[str, ...] = tuple(name for name, f in FORMATS.items() if f.element != "e2m1")
 
 FLT_MAX = 3.4028234663852886e38
 

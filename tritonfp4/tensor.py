@@ -20,14 +20,18 @@ class BlockScaledTensor:
     tensors), so it passes through ``torch.compile``, and `parts` gives the plain tensors to save.
 
     Attributes:
-        values: uint8 ``[*lead, K / 2]`` (row-major, low nibble first); a padded buffer may hold more rows and bytes than
-            `shape` says.
-        scales: uint8, flat, in `layout`; one matrix of ``prod(lead)`` rows and ``K / vec`` columns.
-        global_scale: fp32 decode multiplier with 1 element or one for each logical row, or None for 1.
+        values: uint8 ``[*lead, K / 2]`` (e2m1, low nibble first) or ``[*lead, K]`` (e4m3, e5m2); a padded buffer may hold
+            more rows and bytes than `shape` says.
+        scales: uint8, flat, in `layout`; one matrix of ``prod(lead)`` rows and ``ceil(K / vec)`` columns. fp32 scales are a
+            matrix ``[ceil(rows / block rows), ceil(K / vec)]`` of any strides instead, and empty if the format has none.
+        global_scale: fp32 decode multiplier with 1 element or one for each logical row, or None for 1. A batched tensor may
+            have one for each matrix.
         format: the number format.
         layout: where the scale of block (r, c) lies in `scales`.
         shape: logical shape ``(*lead, K)`` in elements.
         row_shuffle: rows of a shuffle block if the rows lie in TensorRT-LLM's order (see `tritonfp4.layouts`), else 0.
+        batched: whether the matrices ``[rows, K]`` of a 3-D shape have scales of their own, each in `layout` with its own
+            padding (flat ones one after the other, fp32 ones ``[G, ..., ...]``), as grouped products need.
     """
 
     values: torch.Tensor
@@ -37,6 +41,7 @@ class BlockScaledTensor:
     layout: SfLayout
     shape: tuple[int, ...]
     row_shuffle: int = 0
+    batched: bool = False
 
     @property
     def rows(self) -> int:
@@ -59,6 +64,12 @@ class BlockScaledTensor:
         return ceil_div(self.shape[-1], self.format.vec)
 
     @property
+    def scale_shape(self) -> tuple[int, int]:
+        """Rows and columns of the scale matrix (of each one, if batched), without padding."""
+        rows = self.shape[-2] if self.batched else self.rows
+        return ceil_div(rows, self.format.block[0]), self.scale_cols
+
+    @property
     def scale_layout(self) -> ScaleLayout:
         """The layout object of `layout`."""
         return as_layout(self.layout)
@@ -78,7 +89,7 @@ class BlockScaledTensor:
         """``[*lead, K]`` of fp32, bf16 or fp16: ``element * scale * global_scale`` in fp32, rounded once to `dtype`."""
         return torch.ops.tritonfp4.dequantize.default(
             self.values, self.scales, self.global_scale, self.format.name, int(self.layout), self.row_shuffle,
-            list(self.shape), dtype, False, "auto",
+            list(self.shape), dtype, False, "auto", self.batched,
         )  # fmt: skip
 
     def to_layout(self, layout: SfLayout | int) -> BlockScaledTensor:
@@ -86,8 +97,13 @@ class BlockScaledTensor:
         layout = as_layout(layout).kind
         if layout == self.layout:
             return self
+        if self.format.scale in ("fp32", ""):
+            raise ValueError(
+                f"BlockScaledTensor.to_layout: {self.format.name} has linear scales only, got {layout.name}"
+            )
+        batch = self.shape[0] if self.batched else 1
         scales = torch.ops.tritonfp4.relayout.default(
-            self.scales, [1, self.rows, self.scale_cols], int(self.layout), int(layout), 0, "auto"
+            self.scales, [batch, *self.scale_shape], int(self.layout), int(layout), 0, "auto"
         )
         return replace(self, scales=scales, layout=layout)
 
@@ -99,13 +115,15 @@ class BlockScaledTensor:
     # ---- to and from other libraries' views ----
 
     def to_torch(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Operand and scales as ``torch.nn.functional.scaled_mm`` takes them (views, except for a change of layout).
+        """Operand and scales as ``torch.nn.functional.scaled_mm`` takes them (views, except for a change of layout); FP4.
 
         Returns the values as ``float4_e2m1fn_x2 [rows, K / 2]`` (pass a weight as ``.t()``) and the scales as a list:
         the flat 128x4 buffer (``SwizzleType.SWIZZLE_32_4_4``) as ``float8_e4m3fn`` (``ScalingType.BlockWise1x16``) or
         ``float8_e8m0fnu`` (``BlockWise1x32``), followed by the fp32 0-d decode multiplier (``TensorWise``) if there is
         one. Raises ValueError for shuffled rows and per-row global scales, which torch has no recipe for.
         """
+        if self.format.element != "e2m1" or self.batched:
+            raise ValueError(f"BlockScaledTensor.to_torch: FP4 matrices only, got {self!r}")
         if self.row_shuffle:
             raise ValueError(
                 "BlockScaledTensor.to_torch: torch has no row-shuffled operand; quantize without shuffling"
@@ -149,6 +167,8 @@ class BlockScaledTensor:
             "shape": ",".join(map(str, self.shape)),
             "row_shuffle": str(self.row_shuffle),
         }
+        if self.batched:
+            meta["batched"] = "1"
         return tensors, meta
 
     @classmethod
@@ -157,28 +177,38 @@ class BlockScaledTensor:
         return _rebuild(
             tensors["values"], tensors["scales"], tensors.get("global_scale"), meta["format"],
             int(SfLayout[meta["layout"]]), tuple(map(int, meta["shape"].split(","))), int(meta["row_shuffle"]),
+            meta.get("batched") == "1",
         )  # fmt: skip
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Plain types only, so that torch.load(weights_only=True) accepts it.
-        context = (self.format.name, int(self.layout), tuple(self.shape), self.row_shuffle)
+        context = (self.format.name, int(self.layout), tuple(self.shape), self.row_shuffle, self.batched)
         return _rebuild, (self.values, self.scales, self.global_scale, *context)
 
     def __repr__(self) -> str:
         shuffled = f", row_shuffle={self.row_shuffle}" if self.row_shuffle else ""
         where = f"{self.layout.name}, {self.values.device}{shuffled}"
-        return f"BlockScaledTensor({self.format.name}, shape={tuple(self.shape)}, {where})"
+        batched = ", batched" if self.batched else ""
+        return f"BlockScaledTensor({self.format.name}, shape={tuple(self.shape)}, {where}{batched})"
 
 
 def _rebuild(
-    values: Any, scales: Any, global_scale: Any, name: str, layout: int, shape: tuple[int, ...], row_shuffle: int
+    values: Any,
+    scales: Any,
+    global_scale: Any,
+    name: str,
+    layout: int,
+    shape: tuple[int, ...],
+    row_shuffle: int,
+    batched: bool = False,
 ) -> BlockScaledTensor:
-    return BlockScaledTensor(values, scales, global_scale, FORMATS[name], SfLayout(layout), tuple(shape), row_shuffle)
+    fmt, kind = FORMATS[name], SfLayout(layout)
+    return BlockScaledTensor(values, scales, global_scale, fmt, kind, tuple(shape), row_shuffle, batched)
 
 
 def _flatten(t: BlockScaledTensor) -> tuple[list[Any], tuple[Any, ...]]:
     leaves = [t.values, t.scales] + ([] if t.global_scale is None else [t.global_scale])
-    return leaves, (t.format.name, int(t.layout), tuple(t.shape), t.row_shuffle)
+    return leaves, (t.format.name, int(t.layout), tuple(t.shape), t.row_shuffle, t.batched)
 
 
 def _unflatten(leaves: Any, context: tuple[Any, ...]) -> BlockScaledTensor:

@@ -7,38 +7,22 @@ says which instructions there must be.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+import cases_fp8
+import cases_fused
+import cases_grouped
+import cases_options
 import torch
+from case import Case, elementwise, meta
 
 from tritonfp4 import aot
-from tritonfp4.autotune import Problem, select
 from tritonfp4.config import Config
 from tritonfp4.device import DeviceInfo
 from tritonfp4.formats import FORMATS
 from tritonfp4.layouts import SfLayout
 
 SWIZZLED, NARROW, LINEAR = SfLayout.layout_128x4, SfLayout.layout_8x4, SfLayout.layout_linear
-
-
-@dataclass(frozen=True)
-class Case:
-    """One launch. `config(device)` is None for passes without a GEMM; `formats` are those of the GEMM's operands."""
-
-    name: str
-    launch: Callable[[DeviceInfo], object]
-    config: Callable[[DeviceInfo], Config] | None = None
-    formats: tuple[str, str] = ("", "")
-
-
-def _meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta")
-
-
-def _pass(op: str, rows: int, cols: int, device: DeviceInfo) -> Config:
-    return select(Problem(op, rows, 0, cols, "", "", device))
 
 
 def _quantize(
@@ -48,9 +32,9 @@ def _quantize(
     def launch(device: DeviceInfo) -> object:
         from tritonfp4.kernels.quantize import quantize
 
-        x = _meta(rows, cols, dtype=dtype)
-        g = _meta(1, dtype=torch.float32) if scale_from in ("encode", "decode") else None
-        configs = (_pass("quantize", rows, cols, device), _pass("amax", rows, cols, device))
+        x = meta(rows, cols, dtype=dtype)
+        g = meta(1, dtype=torch.float32) if scale_from in ("encode", "decode") else None
+        configs = (elementwise("quantize", rows, cols, device), elementwise("amax", rows, cols, device))
         return quantize(x, g, None, FORMATS[fmt], rule, 448, scale_from, layout, False, *configs)
 
     return Case(f"quantize {name}", launch)
@@ -59,7 +43,7 @@ def _quantize(
 def _global_scale(device: DeviceInfo) -> object:
     from tritonfp4.kernels.quantize import global_encode_scale
 
-    return global_encode_scale(_meta(4096, 4096), 2688.0, _pass("amax", 4096, 4096, device))
+    return global_encode_scale(meta(4096, 4096), 2688.0, elementwise("amax", 4096, 4096, device))
 
 
 def _dequantize(fmt: str, dtype: torch.dtype, layout: SfLayout, row_shuffle: int, device: DeviceInfo) -> object:
@@ -67,20 +51,20 @@ def _dequantize(fmt: str, dtype: torch.dtype, layout: SfLayout, row_shuffle: int
 
     t = aot.operand(fmt, 4096, 4096, layout, row_shuffle)
     assert not isinstance(t, torch.Tensor)
-    return dequantize(t, dtype, False, _pass("dequantize", 4096, 4096, device))
+    return dequantize(t, dtype, False, elementwise("dequantize", 4096, 4096, device))
 
 
 def _relayout(device: DeviceInfo) -> object:
     from tritonfp4.kernels.relayout import relayout
 
-    scales = _meta(4096 * 256, dtype=torch.uint8)
-    return relayout(scales, 1, 4096, 256, LINEAR, SWIZZLED, 32, _pass("relayout", 4096, 256, device))
+    scales = meta(4096 * 256, dtype=torch.uint8)
+    return relayout(scales, 1, 4096, 256, LINEAR, SWIZZLED, 32, elementwise("relayout", 4096, 256, device))
 
 
 def _shuffle(device: DeviceInfo) -> object:
     from tritonfp4.kernels.relayout import shuffle_rows
 
-    return shuffle_rows(_meta(4096, 2048, dtype=torch.uint8), 32, _pass("shuffle", 4096, 2048, device))
+    return shuffle_rows(meta(4096, 2048, dtype=torch.uint8), 32, elementwise("shuffle", 4096, 2048, device))
 
 
 def matmul(
@@ -137,3 +121,4 @@ CASES: list[Case] = [
     matmul(40, "fp16", "mxfp4"),
     matmul(128, "mxfp4", "nvfp4"),
 ]
+CASES += cases_options.CASES + cases_fp8.CASES + cases_fused.CASES + cases_grouped.CASES

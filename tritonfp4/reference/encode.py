@@ -43,6 +43,11 @@ def e4m3_decode(code: torch.Tensor) -> torch.Tensor:
     return code.view(torch.float8_e4m3fn).float()
 
 
+def e5m2_decode(code: torch.Tensor) -> torch.Tensor:
+    """Bytes as fp32, infinities and NaN included."""
+    return code.view(torch.float8_e5m2).float()
+
+
 def e8m0_decode(code: torch.Tensor) -> torch.Tensor:
     """2^(code - 127); code 255 is NaN."""
     bits = torch.where(code == 0, 0x00400000, code.int() << 23)  # 2^-127 is subnormal

@@ -1,0 +1,5 @@
+"""Launches of the the quantizers' options."""
+
+from case import Case
+
+CASES: list[Case] = []
