@@ -41,8 +41,12 @@ class BackendError(RuntimeError, ValueError):
 
 #: Columns that a launch grid covers (65535 tiles of 128).
 MAX_COLUMNS = 65535 * 128
-#: Dtypes that the quantizers read and that stand for a plain (unquantized) GEMM operand.
+#: Rows of the largest matrix that rotates.
+MAX_ROTATION = 128
+#: Dtypes that the quantizers read (flashinfer's with a given global scale also e4m3), and those that stand for a plain
+#: (unquantized) GEMM operand.
 INPUT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+INPUT_DTYPES_AND_E4M3 = (*INPUT_DTYPES, torch.float8_e4m3fn)
 PLAIN_DTYPES = (torch.bfloat16, torch.float16)
 FP4_DTYPES = (torch.uint8, torch.float4_e2m1fn_x2)
 SCALE_DTYPES = {
@@ -124,12 +128,66 @@ def e4m3_max(fn: str, value: Any) -> int:
     return int(value)
 
 
-def quantizer_input(fn: str, arg: str, x: torch.Tensor, vec: int | None) -> tuple[int, int]:
+def rounding(fn: str, value: Any, fmt: formats.BlockFormat, rule: str, arg: str = "rounding") -> None:
+    """Refuse an unknown rounding, and the unbiased one where it has no meaning."""
+    choice(fn, arg, value, formats.ROUNDINGS)
+    if value == "stochastic_unbiased" and (fmt.name, rule) != ("nvfp4", "static_6"):
+        raise ArgumentError(
+            f"{fn}: unbiased stochastic rounding exists for nvfp4 by `static_6` / `always_6` only: got {fmt.name} by {rule!r}"
+        )
+
+
+def seed(fn: str, value: Any, rounding: str) -> None:
+    """Refuse a seed that is neither 64 bits nor a tensor of one int64, or that nothing would read."""
+    if value is None:
+        return
+    if rounding == "nearest":
+        raise ArgumentError(f"{fn}: seed has no meaning without stochastic rounding, got {value!r}")
+    if isinstance(value, torch.Tensor):
+        dtype(fn, "seed", value, (torch.int64,))
+        if value.numel() != 1:
+            raise ShapeError(f"{fn}: seed must have 1 element, got shape {tuple(value.shape)}")
+    elif isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise DTypeError(f"{fn}: seed must be an int, an int64 tensor or None, got {type(value).__name__}")
+    elif not -(2**63) <= value < 2**63:
+        raise ArgumentError(f"{fn}: seed must fit in a signed 64-bit integer, got {value!r}")
+
+
+def tile_2d(fn: str, arg: str, per_row: bool) -> None:
+    """Refuse global scales by the row with block scales that several rows share."""
+    if per_row:
+        raise ArgumentError(
+            f"{fn}: {arg}=True shares block scales between rows, so each row cannot have a global scale"
+        )
+
+
+def rotation(fn: str, had: Any, x: torch.Tensor, transpose: bool) -> None:
+    """Refuse a matrix that cannot rotate x (x.T, if transposed) along K."""
+    dtype(fn, "had", had, INPUT_DTYPES)
+    if had.ndim != 2 or had.shape[0] != had.shape[1]:
+        raise ShapeError(f"{fn}: H must be a square matrix: got had of shape {tuple(had.shape)}")
+    h = had.shape[0]
+    if h < 1 or h & (h - 1):
+        raise ShapeError(f"{fn}: H must have dimensions that are a power of two: got had of shape {tuple(had.shape)}")
+    if h > MAX_ROTATION:
+        raise UnsupportedError(f"{fn}: had must have at most {MAX_ROTATION} rows, got shape {tuple(had.shape)}")
+    dim = 0 if transpose else -1
+    if x.shape[dim] % h:
+        which = "first" if transpose else "second"
+        raise ShapeError(
+            f"{fn}: The {which} dimension of A ({x.shape[dim]}) must be divisible by the width of H ({h}): got x of shape "
+            f"{tuple(x.shape)} and had of shape {tuple(had.shape)}"
+        )
+
+
+def quantizer_input(
+    fn: str, arg: str, x: torch.Tensor, vec: int | None, wanted: Sequence[torch.dtype] = INPUT_DTYPES
+) -> tuple[int, int]:
     """Rows and columns of a quantizer's input, leading dimensions flattened. `vec` None: any K."""
     is_tensor(fn, arg, x)
-    if x.dtype not in INPUT_DTYPES:
+    if x.dtype not in wanted:
         raise UnsupportedTypeError(
-            f"{fn}: {arg} has an unsupported dtype: got {names([x.dtype])}, want {names(INPUT_DTYPES)}"
+            f"{fn}: {arg} has an unsupported dtype: got {names([x.dtype])}, want {names(wanted)}"
         )
     if x.ndim < 2:
         raise ShapeError(f"{fn}: {arg} must have at least 2 dimensions, got shape {tuple(x.shape)}")

@@ -68,6 +68,9 @@ FP8_FORMATS: tuple[str, ...] = tuple(name for name, f in FORMATS.items() if f.el
 
 FLT_MAX = 3.4028234663852886e38
 
+#: Columns of a tile in RMSNorm's sum of squares, whose order is part of the definition (`reference.rmsnorm_quantize`).
+RMS_TILE = 4096
+
 #: Scale rules: canonical name by every accepted name.
 RULE_ALIASES: dict[str, str] = {
     "static_6": "static_6",
@@ -82,19 +85,35 @@ RULE_ALIASES: dict[str, str] = {
     "ceil": "static_4",
     "floor": "floor",
     "even": "even",
+    "internal": "internal",
+    "amax": "amax",
 }
 ADAPTIVE_RULES: tuple[str, ...] = ("mse", "mae", "abs_max")
 
 #: Canonical rules that each format can be quantized with. For MXFP4 ``static_6`` is the RCEIL rounding of the scale
-#: exponent and ``static_4`` is CEIL.
+#: exponent and ``static_4`` is CEIL; MXFP8 has RCEIL, too. With fp32 scales ``internal`` multiplies by ``c = largest / amax``
+#: and stores ``1 / c``; ``amax`` stores ``max(amax, eps) / largest`` and multiplies by its reciprocal.
 RULES: dict[str, tuple[str, ...]] = {
     "nvfp4": ("static_6", "static_4", *ADAPTIVE_RULES),
     "mxfp4": ("static_6", "static_4", "floor", "even"),
+    "mxfp8": ("static_6", "floor"),
+    "mxfp8_e5m2": ("static_6", "floor"),
+    "fp8_1x128": ("internal", "amax"),
+    "fp8_128x128": ("internal", "amax"),
+    "fp8_1x128_e5m2": ("internal", "amax"),
+    "fp8_128x128_e5m2": ("internal", "amax"),
 }
 
 
-def scale_range(rule: str, e4m3_max: int) -> float:
+#: How elements are rounded. The unbiased kind scales the largest element to 6 * 16 / 17: a scale that was rounded down
+#: (by at most 1 / 17) then pushes none beyond 6, where saturation would bias the result.
+ROUNDINGS: tuple[str, ...] = ("nearest", "stochastic", "stochastic_unbiased")
+
+
+def scale_range(rule: str, e4m3_max: int, rounding: str = "nearest") -> float:
     """``D``: the largest decoded magnitude before the global scale. The global encode scale is ``D / amax``."""
+    if rounding == "stochastic_unbiased":
+        return 96.0 / 17.0 * e4m3_max
     return (4.0 if rule == "static_4" else 6.0) * e4m3_max
 
 

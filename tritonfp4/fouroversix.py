@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from tritonfp4 import checks
-from tritonfp4.checks import ArgumentError, BackendError, DTypeError, ShapeError, UnsupportedError
-from tritonfp4.formats import BlockFormat
+from tritonfp4.checks import ArgumentError, BackendError, DTypeError, ShapeError
+from tritonfp4.formats import ROUNDINGS, BlockFormat
 from tritonfp4.layouts import SfLayout, round_up
 from tritonfp4.tensor import BlockScaledTensor
 from tritonfp4.verbs.matmul import call_matmul
@@ -75,6 +75,8 @@ class RoundStyle(str, enum.Enum):
 
     nearest = "nearest"
     stochastic = "stochastic"
+    # name of later fouroversix versions
+    stochastic_unbiased = "stochastic_unbiased"
 
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -89,7 +91,8 @@ _BACKENDS = {
 }
 #: Keywords of `quantize_to_fp4`, which `fp4_matmul` passes on.
 _QUANTIZE_KEYWORDS = (
-    "backend", "scale_rule", "block_scale_2d", "had", "fp4_format", "round_style", "transpose", "e4m3_max",
+    "backend", "scale_rule", "block_scale_2d", "had", "fp4_format", "round_style", "transpose", "e4m3_max", "unbiased",
+    "seed",
 )  # fmt: skip
 
 
@@ -106,11 +109,19 @@ def _format(fn: str, value: Any) -> BlockFormat:
     return checks.block_format(fn, "fp4_format", getattr(value, "value", value))
 
 
-def _rule(fn: str, value: Any, fmt: BlockFormat) -> str:
-    """An omitted rule is `mse` for NVFP4 and `always_6` for MXFP4, which has no adaptive rule."""
+def _rule(fn: str, value: Any, fmt: BlockFormat, rounding: str) -> str:
+    """An omitted rule is `mse` for NVFP4, and `always_6` for MXFP4 and for unbiased rounding, which have no adaptive rule."""
     if value is None:
-        return "mse" if fmt.name == "nvfp4" else "static_6"
+        return "mse" if fmt.name == "nvfp4" and rounding != "stochastic_unbiased" else "static_6"
     return checks.rule(fn, "scale_rule", value, fmt)
+
+
+def _rounding(fn: str, style: Any, unbiased: bool) -> str:
+    name = str(getattr(style, "value", style))
+    checks.choice(fn, "round_style", name, ROUNDINGS)
+    if unbiased and name == "nearest":
+        raise ArgumentError(f"{fn}: unbiased=True needs round_style='stochastic', got {name!r}")
+    return "stochastic_unbiased" if unbiased else name
 
 
 def quantize_to_fp4(
@@ -124,20 +135,34 @@ def quantize_to_fp4(
     round_style: RoundStyle | str = RoundStyle.nearest,
     transpose: bool = False,
     e4m3_max: int | None = None,
+    unbiased: bool = False,
+    seed: torch.Tensor | int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Quantize a matrix to FP4 with its own global scale, padded to whole scale tiles.
+
+    The options combine freely, in this order: transpose, rotate, measure the amax, choose scales, round.
 
     Args:
         x: ``[*lead, K]`` bf16, fp16 or fp32, any strides and any K; leading dimensions are flattened to M rows.
         backend: ``"cuda"`` or None (the device decides), ``"triton"`` (the kernels) or ``"pytorch"`` (the reference).
         scale_rule: ``"mse"`` (default for NVFP4), ``"l1_norm"`` / ``"mae"``, ``"abs_max"``, ``"always_6"`` / ``"static_6"``
-            (default for MXFP4), ``"always_4"`` / ``"static_4"``.
-        block_scale_2d: not implemented yet.
-        had: not implemented yet.
+            (default for MXFP4 and with `unbiased`), ``"always_4"`` / ``"static_4"``.
+        block_scale_2d: one block scale for each 16x16 tile (MXFP4: 32x32), stored for each of its rows; ragged tiles are
+            filled up with zeros. By a static rule x and ``x.T`` then decode to the same values.
+        had: square matrix of 1 to 128 rows (a power of two) that every ``h = had.shape[0]`` consecutive elements of a row
+            are multiplied by, ``x.reshape(-1, h) @ had``, as given (see `hadamard_matrix`): products and sums in fp32, in
+            the order of its rows, rounded to the dtype of x. K must be a multiple of h.
         fp4_format: ``"nvfp4"`` or ``"mxfp4"``.
-        round_style: ``"nearest"``; ``"stochastic"`` is not implemented yet.
+        round_style: ``"nearest"``, or ``"stochastic"``: up with the probability of the distance from the grid point below.
+            An adaptive rule biases it, as the choice of the scale sees the drawn errors, and so does saturation where a
+            scale was rounded down.
         transpose: quantize ``x.T`` (2-D x only).
         e4m3_max: 448 or 256, the range of the block scales; by default 256 for adaptive rules, else 448.
+        unbiased: stochastic rounding without saturation: the largest element is scaled to 6 * 16 / 17 (NVFP4 by
+            ``"always_6"`` only). ``round_style="stochastic_unbiased"`` is the same.
+        seed: of stochastic rounding: an int, an int64 tensor with 1 element on x's device, or None for one drawn from
+            torch's default generator. The noise is a function of the seed and of the element's index in the (transposed)
+            matrix alone.
 
     Returns:
         ``(e2m1, sf, normconst)``: uint8 ``[round_up(M, 128), round_up(K, 64 or 128) / 2]`` with zero padding; the scales,
@@ -150,21 +175,21 @@ def quantize_to_fp4(
     fn = "quantize_to_fp4"
     core = _backend(backend, f"{fn}: Backend {backend} does not support the given parameters")
     fmt = _format(fn, fp4_format)
-    rule = _rule(fn, scale_rule, fmt)
-    if block_scale_2d:
-        raise UnsupportedError(f"{fn}: block_scale_2d=True is not implemented")
+    rounding = _rounding(fn, round_style, unbiased)
+    rule = _rule(fn, scale_rule, fmt, rounding)
+    checks.quantizer_input(fn, "x", x, None)
+    if transpose and x.ndim != 2:
+        raise ShapeError(f"{fn}: transpose=True needs a 2-D x, got shape {tuple(x.shape)}")
     if had is not None:
-        raise UnsupportedError(f"{fn}: had is not implemented")
-    style = str(getattr(round_style, "value", round_style))
-    checks.choice(fn, "round_style", style, ("nearest", "stochastic"))
-    if style != "nearest":
-        raise UnsupportedError(f"{fn}: round_style={style!r} is not implemented")
-    checks.is_tensor(fn, "x", x)
-    if transpose:
-        if x.ndim != 2:
-            raise ShapeError(f"{fn}: transpose=True needs a 2-D x, got shape {tuple(x.shape)}")
-        x = x.t()
-    values, scales, g = call_quantize(fn, x, fmt, rule=rule, e4m3_max=e4m3_max, pad=True, backend=core)
+        checks.rotation(fn, had, x, transpose)
+        checks.same_device(fn, x=x, had=had)
+    x = x.t() if transpose else x
+    if had is not None:
+        x = torch.ops.tritonfp4.rotate.default(x, had, core)
+    values, scales, g = call_quantize(
+        fn, x, fmt, rule=rule, e4m3_max=e4m3_max, pad=True, backend=core, tile_2d=block_scale_2d,
+        tile_arg="block_scale_2d", rounding=rounding, seed=seed,
+    )  # fmt: skip
     kind = torch.float8_e4m3fn if fmt.scale == "e4m3" else torch.float8_e8m0fnu
     return values, scales.view(kind), g.view(())
 

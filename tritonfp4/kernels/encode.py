@@ -47,6 +47,26 @@ def e4m3_encode(x):
 
 
 @triton.jit
+def e4m3_encode_signed(x):
+    """fp32 -> byte (uint32): as `e4m3_encode`, the sign kept, also of zeros; NaN -> 0x7F."""
+    u = x.to(tl.uint32, bitcast=True)
+    code = e4m3_encode(x)
+    return tl.where(code == 0x7F, code, code | ((u >> 31) << 7))
+
+
+@triton.jit
+def e5m2_encode_signed(x):
+    """fp32 -> byte (uint32): nearest even, saturating to 57344, subnormals and the sign kept; NaN -> 0x7F."""
+    u = x.to(tl.uint32, bitcast=True)
+    a = u & 0x7FFFFFFF
+    normal = ((a + 0xFFFFF + ((a >> 21) & 1)) >> 21) - 448
+    normal = tl.where(a > 0x47600000, 0x7B, normal)
+    small = (a.to(tl.float32, bitcast=True) + 128.0).to(tl.uint32, bitcast=True) & 7  # 2^7 has an ulp of 2^-16
+    code = tl.where(a < 0x38800000, small, normal) | ((u >> 31) << 7)
+    return tl.where(a > 0x7F800000, 0x7F, code)
+
+
+@triton.jit
 def e4m3_decode_fp32(byte):
     """Byte -> fp32; 0x7F and 0xFF are NaN."""
     b = byte.to(tl.uint32)
@@ -61,6 +81,19 @@ def e4m3_decode_fp16(byte):
     nan = ((b & 0x7F) == 0x7F).to(tl.uint16) * 0x7E00
     x = (((b & 0x7F) << 7) | ((b & 0x80) << 8)).to(tl.float16, bitcast=True) * 256.0
     return (x.to(tl.uint16, bitcast=True) | nan).to(tl.float16, bitcast=True)
+
+
+@triton.jit
+def e5m2_decode_fp16(byte):
+    """Byte -> fp16: e5m2 is fp16 without its 8 last bits, infinities and NaN included."""
+    return (byte.to(tl.uint16) << 8).to(tl.float16, bitcast=True)
+
+
+@triton.jit
+def e2m1_to_e4m3(code):
+    """e2m1 codes (uint8, 4 low bits) -> e4m3 bytes of the same values."""
+    n = code & 7
+    return (tl.where(n >= 2, 48 + 4 * n, 48 * n) | ((code & 8) << 4)).to(tl.uint8)
 
 
 @triton.jit

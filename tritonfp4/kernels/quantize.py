@@ -8,15 +8,10 @@ import triton.language as tl
 
 from tritonfp4.config import Config
 from tritonfp4.formats import BlockFormat, scale_range
-from tritonfp4.kernels.encode import (
-    e2m1_decode_fp32,
-    e2m1_encode,
-    e4m3_decode_fp32,
-    e4m3_encode,
-    scale_offset,
-    to_fp32,
-)
+from tritonfp4.kernels.blocks import _mxfp4, _nvfp4, tile_maximum
+from tritonfp4.kernels.encode import e4m3_decode_fp32, scale_offset, to_fp32
 from tritonfp4.kernels.launch import on_device
+from tritonfp4.kernels.stochastic import random_bits
 from tritonfp4.layouts import SfLayout, as_layout, ceil_div
 
 MAX_PARTIALS = 1024
@@ -114,133 +109,29 @@ def encode_scale_kernel(partials_ptr, out_ptr, partials, LARGEST: tl.constexpr, 
 
 
 @triton.jit
-def _reciprocal(s):
-    r = tl.div_rn(tl.full(s.shape, 1.0, tl.float32), s)
-    return tl.where(r > 3.4028234663852886e38, 3.4028234663852886e38, r)
-
-
-@triton.jit
-def _accumulate(e, d, METRIC: tl.constexpr):
-    if METRIC == "mse":
-        return e + d * d
-    elif METRIC == "mae":
-        return e + tl.abs(d)
+def _input_fp32(x, g, FORMAT: tl.constexpr):
+    """Loaded elements [M, K], G [M, 1] -> fp32. Bytes are e4m3: for NVFP4 they stand for fp8 * 6 / G, rounded to fp16."""
+    if x.dtype == tl.uint8:
+        x = e4m3_decode_fp32(x)
+        if FORMAT == "nvfp4":
+            x = (x * (tl.div_rn(tl.full(g.shape, 1.0, tl.float32), g) * 6.0)).to(tl.float16).to(tl.float32)
+        return x
     else:
-        return tl.where(tl.abs(d) > e, tl.abs(d), e)
-
-
-@triton.jit
-def _block_error(d, METRIC: tl.constexpr, M: tl.constexpr, C: tl.constexpr):
-    """[M, C, 16] -> [M, C]: the 16 elements are added in order, as the reference and TransformerEngine do."""
-    even, odd = tl.split(d.reshape(M, C, 8, 2))
-    e0, e2 = tl.split(even.reshape(M, C, 4, 2))  # 0 4 8 12, 2 6 10 14
-    o1, o3 = tl.split(odd.reshape(M, C, 4, 2))  # 1 5 9 13, 3 7 11 15
-    a0, a4 = tl.split(e0.reshape(M, C, 2, 2))
-    a2, a6 = tl.split(e2.reshape(M, C, 2, 2))
-    a1, a5 = tl.split(o1.reshape(M, C, 2, 2))
-    a3, a7 = tl.split(o3.reshape(M, C, 2, 2))
-    d0, d8 = tl.split(a0)
-    d1, d9 = tl.split(a1)
-    d2, d10 = tl.split(a2)
-    d3, d11 = tl.split(a3)
-    d4, d12 = tl.split(a4)
-    d5, d13 = tl.split(a5)
-    d6, d14 = tl.split(a6)
-    d7, d15 = tl.split(a7)
-    e = tl.zeros([M, C], tl.float32)
-    e = _accumulate(e, d0, METRIC)
-    e = _accumulate(e, d1, METRIC)
-    e = _accumulate(e, d2, METRIC)
-    e = _accumulate(e, d3, METRIC)
-    e = _accumulate(e, d4, METRIC)
-    e = _accumulate(e, d5, METRIC)
-    e = _accumulate(e, d6, METRIC)
-    e = _accumulate(e, d7, METRIC)
-    e = _accumulate(e, d8, METRIC)
-    e = _accumulate(e, d9, METRIC)
-    e = _accumulate(e, d10, METRIC)
-    e = _accumulate(e, d11, METRIC)
-    e = _accumulate(e, d12, METRIC)
-    e = _accumulate(e, d13, METRIC)
-    e = _accumulate(e, d14, METRIC)
-    e = _accumulate(e, d15, METRIC)
-    return e
-
-
-@triton.jit
-def _nvfp4_candidate(
-    x, zero, scaled, g, amax, METRIC: tl.constexpr, AMAX: tl.constexpr, LARGEST: tl.constexpr,
-    M: tl.constexpr, C: tl.constexpr,
-):  # fmt: skip
-    """Quantize blocks with the scale nearest to `scaled` -> codes, scale bytes, error."""
-    s8 = e4m3_encode(scaled)
-    s = e4m3_decode_fp32(s8)
-    inverse_g = tl.div_rn(tl.full(g.shape, 1.0, tl.float32), g)
-    q = e2m1_encode(x * tl.where(zero, 0.0, _reciprocal(s * inverse_g))[:, :, None])
-    product = e2m1_decode_fp32(q) * s[:, :, None]
-    if AMAX:
-        scaled_up = product * amax[:, :, None]
-        decoded = tl.div_rn(scaled_up, tl.full(scaled_up.shape, LARGEST, tl.float32))
-    else:
-        decoded = product * inverse_g[:, :, None]
-    return q, s8, _block_error(decoded - x, METRIC, M, C)
-
-
-@triton.jit
-def _nvfp4(
-    x, bits, g, amax, RULE: tl.constexpr, AMAX: tl.constexpr, LARGEST: tl.constexpr, M: tl.constexpr, C: tl.constexpr
-):  # fmt: skip
-    """x [M, C, 16], magnitude bits of the block amax [M, C], G and amax [M, 1] -> codes, scale bytes."""
-    v = bits.to(tl.float32, bitcast=True)
-    zero = bits == 0
-    if RULE == "static_6" or RULE == "static_4":
-        inverse_max: tl.constexpr = 0.16666667163372040 if RULE == "static_6" else 0.25
-        s8 = e4m3_encode(tl.where(zero, 0.0, v * (g * inverse_max)))
-        inverse_g = tl.div_rn(tl.full(g.shape, 1.0, tl.float32), g)
-        factor = tl.where(zero, 0.0, _reciprocal(e4m3_decode_fp32(s8) * inverse_g))
-        return e2m1_encode(x * factor[:, :, None]), s8
-    else:
-        base = tl.where(zero, 0.0, tl.div_rn(v, tl.full(v.shape, 6.0, tl.float32)) * g)
-        q6, s6, e6 = _nvfp4_candidate(x, zero, base, g, amax, RULE, AMAX, LARGEST, M, C)
-        q4, s4, e4 = _nvfp4_candidate(x, zero, base * 1.5, g, amax, RULE, AMAX, LARGEST, M, C)
-        four = e4 < e6
-        return tl.where(four[:, :, None], q4, q6), tl.where(four, s4, s6)
-
-
-@triton.jit
-def _mxfp4(x, bits, RULE: tl.constexpr):
-    """x [M, C, 32], magnitude bits of the block amax [M, C] -> codes, e8m0 scale bytes."""
-    if RULE == "static_6":
-        u = (bits.to(tl.float32, bitcast=True) * 0.16666667163372040).to(tl.int32, bitcast=True)
-        code = (u >> 23) + ((u & 0x7FFFFF) != 0).to(tl.int32)
-        code = tl.where((u >> 23) == 0, ((u & 0x7FFFFF) > 0x400000).to(tl.int32), code)
-    elif RULE == "static_4":
-        code = (bits >> 23) - 2 + ((bits & 0x7FFFFF) != 0).to(tl.int32)
-    elif RULE == "even":
-        code = ((bits + (1 << 21)) >> 23) - 2
-    else:
-        code = (bits >> 23) - 2
-    code = tl.minimum(tl.maximum(code, 0), 254)
-    code = tl.where(bits == 0x7F800000, 254, code)
-    s8 = tl.where(bits < 0, 255, code)
-    exponent = tl.maximum(254 - s8, 0)
-    factor = tl.where(exponent == 0, 0x00400000, exponent << 23).to(tl.int32).to(tl.float32, bitcast=True)
-    q = e2m1_encode(x * factor[:, :, None])
-    is_nan = (x.to(tl.int32, bitcast=True) & 0x7FFFFFFF) > 0x7F800000
-    return tl.where((s8 == 0)[:, :, None] & (is_nan == 0), q & 8, q), s8.to(tl.uint32)
+        return to_fp32(x)
 
 
 @triton.jit(do_not_specialize=["M", "value_rows", "scale_rows", "partials"])
 def quantize_kernel(
-    x_ptr, global_ptr, range_ptr, out_scale_ptr, values_ptr, scales_ptr, decode_ptr,
+    x_ptr, global_ptr, range_ptr, out_scale_ptr, seed_ptr, values_ptr, scales_ptr, decode_ptr,
     M, K, stride_m, stride_k, value_rows, value_cols, scale_rows, scale_cols, padded_scale_cols, partials,
     FORMAT: tl.constexpr, VEC: tl.constexpr, RULE: tl.constexpr, SCALE_FROM: tl.constexpr, PER_ROW: tl.constexpr,
     LARGEST: tl.constexpr, ERROR_RANGE: tl.constexpr, LAYOUT: tl.constexpr, PARTIALS: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, ROUNDING: tl.constexpr, TILE: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """One tile: values [value_rows, value_cols] bytes, scale bytes in LAYOUT, and the decode multiplier.
 
-    The grid covers the padded rows and columns: what lies outside [M, K] reads as 0 and is written as 0.
+    The grid covers the padded rows and columns: what lies outside [M, K] reads as 0 and is written as 0. TILE: one scale
+    for VEC rows and VEC columns. ALIGNED: K is a multiple of 8 (`random_bits`).
     """
     C: tl.constexpr = BLOCK_K // VEC
     pid_k = tl.program_id(1)
@@ -248,17 +139,22 @@ def quantize_kernel(
     k = pid_k.to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K)
     inside = (r < M)[:, None] & (k < K)[None, :]
     x = tl.load(x_ptr + r[:, None] * stride_m + k[None, :] * stride_k, mask=inside, other=0.0)
-    x = to_fp32(x).reshape(BLOCK_M, C, VEC)
+    g, amax, decode = _global_scales(global_ptr, range_ptr, r, M, partials, SCALE_FROM, PER_ROW, LARGEST, PARTIALS)
+    x = _input_fp32(x, g[:, None], FORMAT).reshape(BLOCK_M, C, VEC)
     bits = tl.max(_magnitude_bits(x), 2)
+    if TILE:
+        bits = tile_maximum(bits, VEC, BLOCK_M, C)
+    noise = None
+    if ROUNDING != "nearest":
+        noise = random_bits(seed_ptr, r, pid_k, K, ALIGNED, BLOCK_M, BLOCK_K).reshape(BLOCK_M, C, VEC)
     if FORMAT == "nvfp4":
-        g, amax, decode = _global_scales(
-            global_ptr, range_ptr, r, M, partials, SCALE_FROM, PER_ROW, LARGEST, PARTIALS
-        )  # fmt: skip
         known: tl.constexpr = SCALE_FROM == "amax" or SCALE_FROM == "tensor" or SCALE_FROM == "row"
-        q, s8 = _nvfp4(x, bits, g[:, None], amax[:, None], RULE, known, ERROR_RANGE, BLOCK_M, C)
+        q, s8 = _nvfp4(x, bits, g[:, None], amax[:, None], RULE, known, ERROR_RANGE, BLOCK_M, C, noise, ROUNDING, TILE)
     else:
-        q, s8 = _mxfp4(x, bits, RULE)
-        decode = tl.full([BLOCK_M], 1.0, tl.float32)
+        q, s8 = _mxfp4(x, bits, RULE, noise, ROUNDING)
+    if TILE:  # rows of padding in a tile with true rows
+        s8 = tl.where((r < M)[:, None], s8, 0)
+        q = tl.where((r < M)[:, None, None], q, 0)
     low, high = tl.split(q.reshape(BLOCK_M, BLOCK_K // 2, 2))
     j = pid_k.to(tl.int64) * (BLOCK_K // 2) + tl.arange(0, BLOCK_K // 2)
     where = (r < value_rows)[:, None] & (j < value_cols)[None, :]
@@ -313,6 +209,9 @@ def quantize(
     pad: bool,
     config: Config,
     amax_config: Config,
+    tile_2d: bool = False,
+    rounding: str = "nearest",
+    seed: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Launcher; arguments and results as `tritonfp4.reference.quantize`."""
     rows, cols = x.shape
@@ -344,11 +243,12 @@ def quantize(
         scaled_out = None if out_scale is None else out_scale.to(torch.float32).reshape(-1)
         grid = (ceil_div(scale_rows, config.block_m), ceil_div(padded_cols * fmt.vec, config.block_k))
         quantize_kernel[grid](
-            x, given, reciprocal_range, scaled_out, values, scales, decode,
+            x, given, reciprocal_range, scaled_out, seed, values, scales, decode,
             rows, cols, x.stride(0), x.stride(1), value_rows, value_cols, scale_rows, scale_cols, padded_cols, partials,
             FORMAT=fmt.name, VEC=fmt.vec, RULE=rule, SCALE_FROM=scale_from, PER_ROW=per_row,
-            LARGEST=scale_range(rule, e4m3_max), ERROR_RANGE=6.0 * e4m3_max, LAYOUT=int(layout),
+            LARGEST=scale_range(rule, e4m3_max, rounding), ERROR_RANGE=6.0 * e4m3_max, LAYOUT=int(layout),
             PARTIALS=triton.next_power_of_2(partials) if scale_from == "tensor" else 1,
-            BLOCK_M=config.block_m, BLOCK_K=config.block_k, num_warps=config.num_warps, enable_fp_fusion=False,
+            BLOCK_M=config.block_m, BLOCK_K=config.block_k, ROUNDING=rounding, TILE=tile_2d, ALIGNED=cols % 8 == 0,
+            num_warps=config.num_warps, enable_fp_fusion=False,
         )  # fmt: skip
     return values, scales, decode

@@ -5,9 +5,16 @@ from __future__ import annotations
 import torch
 
 from tritonfp4 import reference
-from tritonfp4.formats import FORMATS, scale_range
+from tritonfp4.formats import ADAPTIVE_RULES, FORMATS, scale_range
 from tritonfp4.layouts import SfLayout, as_layout, ceil_div, flat_rows
 from tritonfp4.ops.register import define, elementwise, use_kernels
+
+
+def pass_of(dtype: torch.dtype, rule: str, tile_2d: bool, rounding: str) -> str:
+    """Which launch parameters a quantization takes: those whose registers do not spill with any compiler."""
+    if rounding != "nearest":
+        return "quantize_noisy" if rule in ADAPTIVE_RULES else "quantize"
+    return "quantize_tiles" if tile_2d or dtype == torch.uint8 else "quantize"
 
 
 def _quantize(
@@ -21,16 +28,20 @@ def _quantize(
     layout: int,
     pad: bool,
     backend: str,
+    tile_2d: bool = False,
+    rounding: str = "nearest",
+    seed: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     flat = x.reshape(flat_rows(x.shape), x.shape[-1])
     args = (flat, global_scale, out_scale, FORMATS[format], rule, e4m3_max, scale_from, SfLayout(layout), pad)
     if use_kernels("quantize", x, backend) and flat.numel():
         from tritonfp4.kernels.quantize import quantize as launcher
 
-        config = elementwise("quantize", x, *flat.shape)
-        values, scales, decode = launcher(*args, config, elementwise("amax", x, *flat.shape))
+        op = pass_of(x.dtype, rule, tile_2d, rounding)
+        configs = elementwise(op, x, *flat.shape), elementwise("amax", x, *flat.shape)
+        values, scales, decode = launcher(*args, *configs, tile_2d, rounding, seed)
     else:
-        values, scales, decode = reference.quantize(*args)
+        values, scales, decode = reference.quantize(*args, tile_2d, rounding, seed)
     return values if pad else values.reshape(*x.shape[:-1], x.shape[-1] // 2), scales, decode
 
 
@@ -45,6 +56,9 @@ def _quantize_fake(
     layout: int,
     pad: bool,
     backend: str,
+    tile_2d: bool = False,
+    rounding: str = "nearest",
+    seed: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     fmt, kind = FORMATS[format], as_layout(layout)
     rows, cols = flat_rows(x.shape), x.shape[-1]
@@ -62,9 +76,26 @@ def _quantize_fake(
 define(
     "quantize",
     "(Tensor x, Tensor? global_scale, Tensor? out_scale, str format, str rule, int e4m3_max, str scale_from, int layout, "
-    "bool pad, str backend) -> (Tensor, Tensor, Tensor)",
+    "bool pad, str backend, bool tile_2d=False, str rounding='nearest', Tensor? seed=None) -> (Tensor, Tensor, Tensor)",
     _quantize,
     _quantize_fake,
+)
+
+
+def _rotate(x: torch.Tensor, had: torch.Tensor, backend: str) -> torch.Tensor:
+    flat = x.reshape(flat_rows(x.shape), x.shape[-1])
+    if use_kernels("rotate", x, backend) and flat.numel():
+        from tritonfp4.kernels.rotate import rotate as launcher
+
+        return launcher(flat, had, elementwise("rotate", x, *flat.shape)).reshape(x.shape)
+    return reference.rotate(flat, had).reshape(x.shape)
+
+
+define(
+    "rotate",
+    "(Tensor x, Tensor had, str backend) -> Tensor",
+    _rotate,
+    lambda x, had, backend: x.new_empty(x.shape),
 )
 
 

@@ -43,6 +43,12 @@ def e4m3_decode(code: torch.Tensor) -> torch.Tensor:
     return code.view(torch.float8_e4m3fn).float()
 
 
+def e5m2_encode(x: torch.Tensor) -> torch.Tensor:
+    """Nearest even, saturating to 57344 (infinity too), subnormals kept; NaN gives 0x7F."""
+    code = x.clamp(-57344.0, 57344.0).to(torch.float8_e5m2).view(torch.uint8)
+    return torch.where(x.isnan(), 0x7F, code)
+
+
 def e5m2_decode(code: torch.Tensor) -> torch.Tensor:
     """Bytes as fp32, infinities and NaN included."""
     return code.view(torch.float8_e5m2).float()

@@ -12,8 +12,10 @@ import torch
 from tritonfp4.formats import FLT_MAX, BlockFormat, scale_range
 from tritonfp4.layouts import SfLayout, as_layout
 from tritonfp4.reference.encode import e2m1_decode, e2m1_encode, e4m3_decode, e4m3_encode, pack
+from tritonfp4.reference.stochastic import e2m1_encode_stochastic, random_bits
 
 _SIXTH = torch.tensor(1.0 / 6.0, dtype=torch.float32).item()
+_SIXTH_UNBIASED = torch.tensor(17.0 / 96.0, dtype=torch.float32).item()
 
 
 def block_amax(x: torch.Tensor, dim: int) -> torch.Tensor:
@@ -46,13 +48,18 @@ def _reciprocal(s: torch.Tensor) -> torch.Tensor:
     return torch.where(inverse > FLT_MAX, FLT_MAX, inverse)
 
 
+def _round(y: torch.Tensor, bits: torch.Tensor | None) -> torch.Tensor:
+    """e2m1 codes, to nearest or by 16 random bits for each element."""
+    return e2m1_encode(y) if bits is None else e2m1_encode_stochastic(y, bits)
+
+
 def _nvfp4_static(
-    x: torch.Tensor, v: torch.Tensor, g: torch.Tensor, inverse_max: float
+    x: torch.Tensor, v: torch.Tensor, g: torch.Tensor, inverse_max: float, bits: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """x [R, C, 16], v [R, C], encode scale g [R, 1] -> codes [R, C, 16], e4m3 scale bytes [R, C]."""
     s8 = e4m3_encode(torch.where(v == 0, 0.0, v * (g * inverse_max)))
     factor = torch.where(v == 0, 0.0, _reciprocal(e4m3_decode(s8) * (1.0 / g)))
-    return e2m1_encode(x * factor[..., None]), s8
+    return _round(x * factor[..., None], bits), s8
 
 
 def _block_error(d: torch.Tensor, rule: str) -> torch.Tensor:
@@ -68,8 +75,24 @@ def _block_error(d: torch.Tensor, rule: str) -> torch.Tensor:
     return error
 
 
+def _tile_error(error: torch.Tensor, rule: str) -> torch.Tensor:
+    """[R, C] errors by the row -> that of their tile of 16 rows, in every row; i and i + 8 first, then + 4, + 2, + 1."""
+    tiles = error.unflatten(0, (error.shape[0] // 16, 16))
+    for half in (8, 4, 2, 1):
+        a, b = tiles[:, :half], tiles[:, half:]
+        tiles = torch.where(b > a, b, a) if rule == "abs_max" else a + b
+    return tiles.expand(-1, 16, -1).flatten(0, 1)
+
+
 def _nvfp4_adaptive(
-    x: torch.Tensor, v: torch.Tensor, g: torch.Tensor, amax: torch.Tensor | None, rule: str, e4m3_max: int
+    x: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    amax: torch.Tensor | None,
+    rule: str,
+    e4m3_max: int,
+    bits: torch.Tensor | None = None,
+    tile_2d: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Four over six: each block is quantized with its maximum at 6 and at 4, and the smaller error wins.
 
@@ -82,13 +105,14 @@ def _nvfp4_adaptive(
         s8 = e4m3_encode(scaled)
         s = e4m3_decode(s8)
         factor = torch.where(v == 0, 0.0, _reciprocal(s * (1.0 / g)))
-        q = e2m1_encode(x * factor[..., None])
+        q = _round(x * factor[..., None], bits)
         product = e2m1_decode(q) * s[..., None]
         if amax is None:
             decoded = product * (1.0 / g)[..., None]
         else:
             decoded = product * amax[..., None] / torch.full_like(product, 6.0 * e4m3_max)
-        results.append((q, s8, _block_error(decoded - x, rule)))
+        error = _block_error(decoded - x, rule)
+        results.append((q, s8, _tile_error(error, rule) if tile_2d else error))
     (q6, s6, e6), (q4, s4, e4) = results
     four = e4 < e6
     return torch.where(four[..., None], q4, q6), torch.where(four, s4, s6)
@@ -111,12 +135,14 @@ def e8m0_scale(v: torch.Tensor, rule: str) -> torch.Tensor:
     return torch.where(v.isnan(), 255, code).to(torch.uint8)
 
 
-def _mxfp4(x: torch.Tensor, v: torch.Tensor, rule: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _mxfp4(
+    x: torch.Tensor, v: torch.Tensor, rule: str, bits: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """x [R, C, 32], v [R, C] -> codes, e8m0 scale bytes. Code 0 comes with payload 0 (the sign is kept)."""
     s8 = e8m0_scale(v, rule)
     exponent = (254 - s8.int()).clamp(min=0)
     factor = torch.where(exponent == 0, 0x00400000, exponent << 23).view(torch.float32)
-    q = e2m1_encode(x * factor[..., None])
+    q = _round(x * factor[..., None], bits)
     zero = (s8 == 0)[..., None] & ~x.isnan()
     return torch.where(zero, q & 8, q), s8
 
@@ -131,36 +157,65 @@ def quantize(
     scale_from: str,
     layout: SfLayout,
     pad: bool,
+    tile_2d: bool = False,
+    rounding: str = "nearest",
+    seed: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """[M, K] -> packed values [M, K / 2], flat scale bytes in `layout`, fp32 decode multiplier [1] or [M].
+
+    Bytes in x are e4m3 (see `_values`); `scale_from` is then "encode" or "decode" if there is a global scale.
 
     `scale_from` says what `global_scale` is: "none" (G = 1), "encode" (G), "decode" (1 / G), "amax" (of the whole tensor
     or of each row), or where G comes from: "tensor" (the amax of x), "row" (the amax of each row; `global_scale`, if
     given, is the reciprocal of the range D). `pad` pads the values to whole scale tiles with zeros.
+
+    `tile_2d`: one scale for as many rows as a block has columns, stored for each of them; ragged tiles are filled up with
+    zeros. `rounding` other than "nearest" takes noise from `seed` [1] (`tritonfp4.reference.stochastic`).
     """
     rows, cols = x.shape
     out_rows, scale_cols = as_layout(layout).storage_shape(rows, -(-cols // fmt.vec))
-    padded = x.new_zeros((rows, scale_cols * fmt.vec), dtype=torch.float32)
-    padded[:, :cols] = x
-    blocks = padded.unflatten(1, (scale_cols, fmt.vec))
+    given, source = (global_scale, scale_from) if fmt.two_level else (None, "none")
+    g, amax, decode = _resolve(x, given, out_scale, scale_range(rule, e4m3_max, rounding), source)
+    height = fmt.vec if tile_2d else 1
+    blocks = _blocks(_values(x, g, fmt), height, scale_cols, fmt.vec)
+    bits = None
+    if rounding != "nearest":
+        assert seed is not None
+        bits = _blocks(random_bits(seed, rows, cols), height, scale_cols, fmt.vec)
     v = block_amax(blocks, -1)
-    if fmt.two_level:
-        g, amax, decode = _resolve(x, global_scale, out_scale, scale_range(rule, e4m3_max), scale_from)
-        if rule in ("static_6", "static_4"):
-            q, s8 = _nvfp4_static(blocks, v, g[:, None], _SIXTH if rule == "static_6" else 0.25)
-        else:
-            q, s8 = _nvfp4_adaptive(blocks, v, g[:, None], None if amax is None else amax[:, None], rule, e4m3_max)
+    if tile_2d:
+        v = block_amax(v.unflatten(0, (v.shape[0] // height, height)), 1).repeat_interleave(height, 0)
+    if not fmt.two_level:
+        q, s8 = _mxfp4(blocks, v, rule, bits)
+    elif rule in ("static_6", "static_4"):
+        sixth = _SIXTH_UNBIASED if rounding == "stochastic_unbiased" else _SIXTH
+        q, s8 = _nvfp4_static(blocks, v, g[:, None], sixth if rule == "static_6" else 0.25, bits)
     else:
-        q, s8 = _mxfp4(blocks, v, rule)
-        decode = torch.ones(1, device=x.device)
+        known = None if amax is None else amax[:, None]
+        q, s8 = _nvfp4_adaptive(blocks, v, g[:, None], known, rule, e4m3_max, bits, tile_2d)
     true_cols = -(-cols // fmt.vec)
-    scales = as_layout(layout).from_linear(s8[:, :true_cols])
-    values = pack(q.flatten(1))
+    scales = as_layout(layout).from_linear(s8[:rows, :true_cols])
+    values = pack(q[:rows].flatten(1))
     if pad:
         values = torch.nn.functional.pad(values, (0, 0, 0, out_rows - rows))
     else:
         values = values[:, : cols // 2].contiguous()
     return values, scales, decode
+
+
+def _values(x: torch.Tensor, g: torch.Tensor, fmt: BlockFormat) -> torch.Tensor:
+    """[M, K] in fp32. Bytes are e4m3; with a global scale they stand for ``fp8 * 6 / G``, rounded to fp16."""
+    if x.dtype != torch.uint8:
+        return x.float()
+    decoded = e4m3_decode(x)
+    return (decoded * (1.0 / g * 6.0)[:, None]).half().float() if fmt.two_level else decoded
+
+
+def _blocks(x: torch.Tensor, height: int, scale_cols: int, vec: int) -> torch.Tensor:
+    """[M, K], filled up with zeros to whole blocks of `height` rows -> [R, scale_cols, vec]."""
+    padded = x.new_zeros((-(-x.shape[0] // height) * height, scale_cols * vec))
+    padded[: x.shape[0], : x.shape[1]] = x
+    return padded.unflatten(1, (scale_cols, vec))
 
 
 def _resolve(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from tritonfp4 import checks
-from tritonfp4.formats import BlockFormat, default_e4m3_max
+from tritonfp4.formats import FP4_FORMATS, RULES, BlockFormat, default_e4m3_max
 from tritonfp4.layouts import SfLayout
 from tritonfp4.tensor import BlockScaledTensor
+from tritonfp4.verbs.operand import block_scaled
+from tritonfp4.verbs.quantize_fp8 import quantize_to_fp8
 
 BACKENDS = ("auto", "triton", "torch")
 
@@ -27,12 +31,17 @@ def call_quantize(
     layout: SfLayout = SfLayout.layout_128x4,
     pad: bool = False,
     backend: str = "auto",
+    tile_2d: bool = False,
+    tile_arg: str = "tile_2d",
+    rounding: str = "nearest",
+    seed: torch.Tensor | int | None = None,
+    dtypes: Sequence[torch.dtype] = checks.INPUT_DTYPES,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Check and quantize on behalf of the public function `fn`, whose input is called `arg`.
 
     Returns packed values, flat scale bytes and the fp32 decode multiplier(s), as the op does.
     """
-    rows, _ = checks.quantizer_input(fn, arg, x, None if pad else fmt.vec)
+    rows, _ = checks.quantizer_input(fn, arg, x, None if pad else fmt.vec, dtypes)
     rule = checks.rule(fn, "rule", rule, fmt)
     limit = default_e4m3_max(rule) if e4m3_max is None else checks.e4m3_max(fn, e4m3_max)
     if not fmt.two_level:
@@ -41,10 +50,27 @@ def call_quantize(
         checks.global_scale(fn, scale_arg, global_scale, 1 if scale_from == "row" else rows)
     if out_scale is not None:
         checks.global_scale(fn, "out_scale", out_scale, 1)
-    checks.same_device(fn, **{arg: x, scale_arg: global_scale, "out_scale": out_scale})
+    checks.rounding(fn, rounding, fmt, rule)
+    checks.seed(fn, seed, rounding)
+    if tile_2d:
+        checks.tile_2d(fn, tile_arg, scale_from == "row" or (global_scale is not None and global_scale.numel() != 1))
+    noise = None if rounding == "nearest" else seed_tensor(seed, x.device)
+    checks.same_device(fn, **{arg: x, scale_arg: global_scale, "out_scale": out_scale, "seed": noise})
+    if x.dtype == torch.float8_e4m3fn:
+        x = x.view(torch.uint8)  # what the op takes bytes for
     return torch.ops.tritonfp4.quantize.default(
-        x, global_scale, out_scale, fmt.name, rule, limit, scale_from, int(layout), pad, backend
-    )
+        x, global_scale, out_scale, fmt.name, rule, limit, scale_from, int(layout), pad, backend, bool(tile_2d),
+        rounding, noise,
+    )  # fmt: skip
+
+
+def seed_tensor(seed: torch.Tensor | int | None, device: torch.device) -> torch.Tensor:
+    """A seed on the device; None draws one from torch's default generator there, which CUDA graphs advance."""
+    if isinstance(seed, torch.Tensor):
+        return seed
+    if seed is None:
+        return torch.randint(0, 2**63 - 1, (1,), dtype=torch.int64, device=device)
+    return torch.full((1,), seed, dtype=torch.int64, device=device)
 
 
 def quantize(
@@ -58,17 +84,25 @@ def quantize(
     per_row: bool = False,
     layout: SfLayout | int = SfLayout.layout_128x4,
     backend: str = "auto",
+    tile_2d: bool = False,
+    rounding: str = "nearest",
+    seed: torch.Tensor | int | None = None,
 ) -> BlockScaledTensor:
-    """Quantize a matrix to FP4 along its last dimension.
+    """Quantize a matrix to FP4, MXFP8 or FP8 along its last dimension.
 
-    The bits are those of TransformerEngine's NVFP4 reference and of the OCP MX RCEIL rule, the same on every device.
+    The bits are those of TransformerEngine's NVFP4 reference, of the OCP MX RCEIL rule and of flashinfer's
+    ``fp8_blockscale_gemm_sm90``, the same on every device.
 
     Args:
-        x: ``[*lead, K]`` bf16, fp16 or fp32 with any strides; K a multiple of the block (16 for NVFP4, 32 for MXFP4).
-        format: ``"nvfp4"`` or ``"mxfp4"``.
+        x: ``[*lead, K]`` bf16, fp16 or fp32 with any strides; K a multiple of the block (16 for NVFP4, 32 for MXFP4 and
+            MXFP8; any K for the others).
+        format: ``"nvfp4"``, ``"mxfp4"``, ``"mxfp8"``, or e4m3 with fp32 scales, which are always linear: ``"fp8_1x128"``,
+            ``"fp8_128x128"``. The FP8 ones have ``_e5m2`` twins.
         rule: how block scales are chosen. NVFP4: ``"static_6"`` (default), ``"static_4"``, or four-over-six by
             ``"mse"``, ``"mae"``, ``"abs_max"``. MXFP4: ``"static_6"`` (RCEIL, default), ``"static_4"`` (CEIL),
-            ``"floor"``, ``"even"``. fouroversix's other names are accepted.
+            ``"floor"``, ``"even"``. fouroversix's other names are accepted. MXFP8: ``"rceil"`` (default), ``"floor"``. FP8
+            with fp32 scales: ``"internal"`` (default; see `per_token_cast_to_fp8`), ``"amax"`` (DeepGEMM's, with the
+            amax at least 1e-4).
         e4m3_max: 448 or 256, the range of the block scales; by default 256 for four-over-six, else 448.
         global_scale: fp32 decode multiplier g, 1 element or one for each row; by default from the amax. The result
             carries ``1 / (1 / g)``, which may differ from g in the last bit.
@@ -77,15 +111,23 @@ def quantize(
         per_row: one global scale for each row, from its own amax.
         layout: layout of the scales.
         backend: ``"auto"`` (kernels on CUDA, the reference elsewhere), ``"triton"`` or ``"torch"`` (the reference).
+        tile_2d: FP4 only: one block scale for each 16x16 tile (NVFP4; 32x32 for MXFP4) of the rows, leading dimensions
+            flattened, and columns; it is stored for each row. Ragged tiles are filled up with zeros. Excludes global
+            scales by the row.
+        rounding: ``"nearest"``, ``"stochastic"`` or ``"stochastic_unbiased"`` (NVFP4 by ``"static_6"`` only: the maximum
+            goes to 6 * 16 / 17, so that nothing saturates; without it rounding is biased where a scale was rounded
+            down, and by four-over-six's choice, which sees the drawn error).
+        seed: of stochastic rounding: an int, an int64 tensor with 1 element on x's device, or None for one drawn from
+            torch's default generator. The noise is a function of the seed and of an element's row-major index alone.
 
     Returns:
-        A `BlockScaledTensor` of shape ``[*lead, K]``. ``global_scale`` is None for MXFP4.
+        A `BlockScaledTensor` of shape ``[*lead, K]``. ``global_scale`` is None but for NVFP4.
 
     Raises:
         ShapeError, DTypeError, ArgumentError, DeviceError, UnsupportedError, BackendError: see `tritonfp4.checks`.
     """
     fn = "quantize"
-    fmt = checks.block_format(fn, "format", format)
+    fmt = checks.block_format(fn, "format", format, tuple(RULES))
     checks.backend(fn, backend, BACKENDS)
     kind = checks.layout(fn, "layout", layout)
     given = [
@@ -99,12 +141,20 @@ def quantize(
         given.append("e4m3_max")
     if given and not fmt.two_level:
         raise checks.ArgumentError(f"{fn}: {given[0]} has no meaning for {fmt.name}, which has no global scale")
+    if fmt.name not in FP4_FORMATS:
+        options = {"tile_2d": tile_2d, "rounding": rounding != "nearest", "seed": seed is not None}
+        for name in [name for name, asked in options.items() if asked]:
+            raise checks.ArgumentError(
+                f"{fn}: {name} has no meaning for {fmt.name}, want one of {checks.names(FP4_FORMATS)}"
+            )
+        return quantize_to_fp8(fn, x, fmt, rule, kind, backend)
     scale_from = (
         "row" if per_row else "decode" if global_scale is not None else "amax" if amax is not None else "tensor"
     )
     values, scales, g = call_quantize(
         fn, x, fmt, rule="static_6" if rule is None else rule, e4m3_max=e4m3_max, scale_arg="amax" if amax is not None else "global_scale",
         global_scale=amax if amax is not None else global_scale, scale_from=scale_from, layout=kind, backend=backend,
+        tile_2d=tile_2d, rounding=rounding, seed=seed,
     )  # fmt: skip
     return BlockScaledTensor(values, scales, g if fmt.two_level else None, fmt, kind, tuple(x.shape))
 
@@ -126,29 +176,5 @@ def dequantize(t: BlockScaledTensor, dtype: torch.dtype = torch.float32, *, back
         dtype,
         False,
         backend,
+        t.batched,
     )
-
-
-def block_scaled(fn: str, arg: str, t: BlockScaledTensor) -> None:
-    """Check that the parts of a `BlockScaledTensor` fit together."""
-    if not isinstance(t, BlockScaledTensor):
-        raise checks.DTypeError(f"{fn}: {arg} must be a BlockScaledTensor, got {type(t).__name__}")
-    checks.block_format(fn, f"{arg}.format", t.format)
-    checks.dtype(fn, f"{arg}.values", t.values, (torch.uint8,))
-    if t.values.ndim < 2 or t.flat_values.shape[0] < t.rows or 2 * t.values.shape[-1] < t.cols:
-        raise checks.ShapeError(
-            f"{fn}: {arg}.values of shape {tuple(t.values.shape)} are too small for {tuple(t.shape)}"
-        )
-    if t.cols % t.format.vec:
-        raise checks.ShapeError(
-            f"{fn}: the columns of {arg} must be a multiple of {t.format.vec}, got {tuple(t.shape)}"
-        )
-    if t.row_shuffle not in (0, 16, 32) or (t.row_shuffle and t.rows % t.row_shuffle):
-        raise checks.ShapeError(
-            f"{fn}: {arg}.row_shuffle must be 0, 16 or 32 and divide the rows, got {t.row_shuffle} for {t.rows} rows"
-        )
-    checks.scale_buffer(fn, f"{arg}.scales", t.scales, t.format, t.layout, t.rows, t.scale_cols)
-    if t.global_scale is not None:
-        checks.global_scale(fn, f"{arg}.global_scale", t.global_scale, t.rows)
-    parts = {f"{arg}.values": t.values, f"{arg}.scales": t.scales, f"{arg}.global_scale": t.global_scale}
-    checks.same_device(fn, **parts)
