@@ -27,7 +27,9 @@ def _dequantize(
 ) -> torch.Tensor:
     fmt = FORMATS[format]
     codes = scales if fmt.scale in ("fp32", "") else scales.view(torch.uint8)
-    t = BlockScaledTensor(values, codes, global_scale, fmt, SfLayout(layout), tuple(shape), row_shuffle, batched)
+    t = BlockScaledTensor(
+        values.view(torch.uint8), codes, global_scale, fmt, SfLayout(layout), tuple(shape), row_shuffle, batched
+    )
     want = t.scale_layout.numel(*t.scale_shape) * (shape[0] if batched else 1) if fmt.scale else 0
     if codes.numel() != want or fmt.packing * values.numel() < t.rows * t.cols:
         raise ShapeError(
