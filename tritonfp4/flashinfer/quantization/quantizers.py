@@ -45,7 +45,9 @@ def fp4_quantize(
     """Quantize to NVFP4 (``sf_vec_size=16``) or MXFP4 (``sf_vec_size=32, sf_use_ue8m0=True``).
 
     Args:
-        input: ``[*lead, K]`` bf16, fp16 or fp32, any strides; K a multiple of `sf_vec_size`.
+        input: ``[*lead, K]`` bf16, fp16, fp32 or float8_e4m3fn, any strides; K a multiple of `sf_vec_size`. Of e4m3 input
+            NVFP4 takes ``fp8 * 6 / global_scale`` (``fp8 * amax / 448``), rounded to fp16, and MXFP4 the values as they
+            are.
         global_scale: NVFP4 only: the encode scale ``448 * 6 / amax``, fp32 with 1 element or one for each row.
         sf_vec_size: 16 or 32.
         sf_use_ue8m0: whether scales are powers of two.
@@ -106,6 +108,7 @@ def _fp4_quantize(
         fn, x, fmt, arg=arg, scale_arg=scale_arg, rule="static_6" if recipe is None else recipe.rule,
         e4m3_max=448 if recipe is None else recipe.e4m3_max, global_scale=global_scale,
         scale_from="decode" if inverse else "encode", layout=layout, backend=_core(backend),
+        dtypes=checks.INPUT_DTYPES_AND_E4M3,
     )  # fmt: skip
     return values, _as_2d(scales, x, fmt.vec, layout)
 
@@ -130,7 +133,8 @@ def nvfp4_quantize(
     """Quantize to NVFP4.
 
     Args:
-        a: ``[*lead, K]`` bf16, fp16 or fp32; K a multiple of 16.
+        a: ``[*lead, K]`` bf16, fp16, fp32, or without `per_token_activation` float8_e4m3fn (see `fp4_quantize`); K a
+            multiple of 16.
         a_global_sf: the encode scale ``448 * 6 / amax`` (tensor with 1 element or one for each row, or a number). With
             `per_token_activation` the scalar ``1 / (448 * 6)`` instead.
         sfLayout: layout of the scales.
@@ -225,7 +229,7 @@ def mxfp4_quantize(
     """Quantize to MXFP4 with the RCEIL scale rule.
 
     Args:
-        a: ``[*lead, K]`` bf16, fp16 or fp32; K a multiple of 32.
+        a: ``[*lead, K]`` bf16, fp16, fp32 or float8_e4m3fn; K a multiple of 32.
         backend: any of flashinfer's names, ``"triton"`` or ``"torch"``.
         enable_pdl: ignored.
         sfLayout: layout of the scales.
