@@ -1,5 +1,7 @@
 """Every public function refuses bad arguments by name, with an error that callers of the original libraries catch."""
 
+import contextlib
+import importlib
 import inspect
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +12,7 @@ import torch
 import tritonfp4
 from tritonfp4 import layouts
 from tritonfp4.flashinfer.quantization import UNSET, NVFP44Over6Config, NVFP44Over6ErrMode
+from tritonfp4.formats import FORMATS
 from tritonfp4.layouts import SfLayout
 
 RECIPE = NVFP44Over6Config()
@@ -65,6 +68,7 @@ ANYTHING = {
     # plain truth values without a combination that has no meaning
     ("fp4_quantize", "is_global_scale_inversed"),
     ("make_nvfp4_global_scale", "per_token_activation"),
+    ("quantize_to_fp4", "block_scale_2d"),
 }
 
 
@@ -92,15 +96,15 @@ class Case:
         return f"{self.function}-{self.argument}={shown.replace('torch.', '')[:40]}"
 
 
-def quantizer_cases(function, argument, block, extra):
-    """What every quantizer refuses of its input. `extra` makes the call valid otherwise."""
+def quantizer_cases(function, argument, block, extra, e4m3=False):
+    """What every quantizer refuses of its input. `extra` makes the call valid otherwise; `e4m3`: it is taken, too."""
     rows = [
         ({argument: "x"}, "torch.Tensor", TypeError),
         ({argument: None}, "torch.Tensor", TypeError),
         ({argument: x(4, 64, dtype=torch.float64)}, "float64", NotImplementedError),
         ({argument: x(4, 64, dtype=torch.int32)}, "int32", NotImplementedError),
         ({argument: x(4, 64, dtype=torch.bool)}, "bool", NotImplementedError),
-        ({argument: x(4, 64).to(torch.float8_e4m3fn)}, "float8_e4m3fn", NotImplementedError),
+        ({argument: x(4, 64).to(torch.float8_e5m2 if e4m3 else torch.float8_e4m3fn)}, "float8_e", NotImplementedError),
         ({argument: x(64)}, "at least 2 dimensions", ValueError),
         ({argument: x()}, "at least 2 dimensions", ValueError),
     ]
@@ -123,6 +127,27 @@ def scale_cases(function, argument, extra=None, rows=True):
     ]
 
 
+def seed_cases(function, stochastic):
+    """What is no seed; and any seed, unless the call is `stochastic`."""
+    return [
+        *each(function, "seed", [3, torch.tensor([3])], None, "seed has no meaning"),
+        *each(function, "seed", ["3", 3.0, True, [3]], stochastic, "seed must be an int", TypeError),
+        *each(function, "seed", [2**63, -(2**63) - 1], stochastic, "64-bit"),
+        *each(
+            function,
+            "seed",
+            [torch.tensor([3.0]), torch.tensor([3], dtype=torch.int32)],
+            stochastic,
+            "int64",
+            TypeError,
+        ),
+        *each(function, "seed", [torch.tensor([3, 4]), torch.empty(0, dtype=torch.int64)], stochastic, "1 element"),
+        *each(
+            function, "seed", [x(1, dtype=torch.int64, device="meta")], stochastic, "all tensors must share one device"
+        ),
+    ]
+
+
 NO_BACKEND = ["nonsense", "", 3, None]
 FLASHINFER_BACKEND = "Unknown backend: "
 PER_TOKEN = {"per_token_activation": True, "a_global_sf": 1 / 2688}
@@ -130,8 +155,8 @@ MX = {"sf_vec_size": 32, "sf_use_ue8m0": True}
 
 CASES = [
     # ---- fp4_quantize ----
-    *quantizer_cases("fp4_quantize", "input", 16, {}),
-    *quantizer_cases("fp4_quantize", "input", 32, MX),
+    *quantizer_cases("fp4_quantize", "input", 16, {}, e4m3=True),
+    *quantizer_cases("fp4_quantize", "input", 32, MX, e4m3=True),
     Case("fp4_quantize", "input", {"input": x(4, 64, device="meta")}, "all tensors must share one device"),
     Case("fp4_quantize", "global_scale", {"global_scale": None}, "globalScale is required when sfUseUE8M0 is false"),
     Case("fp4_quantize", "global_scale", {"global_scale": 10.0}, "torch.Tensor", TypeError),
@@ -149,7 +174,7 @@ CASES = [
     Case("fp4_quantize", "nvfp4_4over6", {"nvfp4_4over6": RECIPE, "input": x(4, 64).to(torch.float8_e4m3fn)},
          "requires fp16 or bf16 input"),
     # ---- nvfp4_quantize ----
-    *quantizer_cases("nvfp4_quantize", "a", 16, {}),
+    *quantizer_cases("nvfp4_quantize", "a", 16, {}, e4m3=True),
     *quantizer_cases("nvfp4_quantize", "a", 16, PER_TOKEN),
     Case("nvfp4_quantize", "a", {"a": x(32, 64, device="meta")}, "all tensors must share one device"),
     Case("nvfp4_quantize", "a_global_sf", {"a_global_sf": None}, "globalScale is required"),
@@ -183,7 +208,7 @@ CASES = [
     *each("nvfp4_quantize", "nvfp4_4over6", ["mse", 448, True]),
     *each("nvfp4_quantize", "nvfp4_4over6", ["mse", 448, True], PER_TOKEN),
     # ---- mxfp4_quantize ----
-    *quantizer_cases("mxfp4_quantize", "a", 32, {}),
+    *quantizer_cases("mxfp4_quantize", "a", 32, {}, e4m3=True),
     *each("mxfp4_quantize", "backend", NO_BACKEND, None, FLASHINFER_BACKEND),
     *each("mxfp4_quantize", "sfLayout", [3, -1, None, "128x4"]),
     # ---- make_nvfp4_global_scale ----
@@ -281,12 +306,24 @@ CASES = [
     *each("quantize_to_fp4", "scale_rule", ["nonsense", 6, "floor"]),
     *each("quantize_to_fp4", "scale_rule", ["mse", "l1_norm", "abs_max", tritonfp4.AdaptiveBlockScalingRule.mse],
           {"fp4_format": "mxfp4"}, "MXFP4 quantization only supports the `always_6` and `always_4` scale rules"),
-    *each("quantize_to_fp4", "block_scale_2d", [True], None, "not implemented", NotImplementedError),
-    *each("quantize_to_fp4", "had", [torch.eye(16), "x"], None, "not implemented", NotImplementedError),
+    *each("quantize_to_fp4", "had", ["x", 16, True], None, "torch.Tensor", TypeError),
+    *each("quantize_to_fp4", "had", [torch.eye(16).long(), torch.eye(16).double()], None, "had", TypeError),
+    *each("quantize_to_fp4", "had", [x(16), x(16, 32), x(1, 16, 16), x()], None, "H must be a square matrix"),
+    *each("quantize_to_fp4", "had", [x(0, 0), x(12, 12), x(65, 65)], None,
+          "H must have dimensions that are a power of two"),
+    *each("quantize_to_fp4", "had", [x(256, 256)], {"x": x(4, 256)}, "at most 128", NotImplementedError),
+    *each("quantize_to_fp4", "had", [x(128, 128)], None,
+          "The second dimension of A (64) must be divisible by the width of H (128)"),
+    *each("quantize_to_fp4", "had", [x(16, 16)], {"transpose": True},
+          "The first dimension of A (4) must be divisible by the width of H (16)"),
+    *each("quantize_to_fp4", "had", [x(16, 16, device="meta")], None, "all tensors must share one device"),
     *each("quantize_to_fp4", "fp4_format", ["nonsense", "mxfp8", None, 4]),
     *each("quantize_to_fp4", "round_style", ["nonsense", None]),
-    *each("quantize_to_fp4", "round_style", ["stochastic", tritonfp4.RoundStyle.stochastic], None, "not implemented",
-          NotImplementedError),
+    *each("quantize_to_fp4", "unbiased", [True], None, "unbiased=True needs round_style='stochastic'"),
+    *(Case("quantize_to_fp4", "unbiased", {"unbiased": True, "round_style": "stochastic"} | change, "always_6")
+      for change in ({"scale_rule": "mse"}, {"scale_rule": "always_4"}, {"fp4_format": "mxfp4"})),
+    Case("quantize_to_fp4", "round_style", {"round_style": "stochastic_unbiased", "scale_rule": "mae"}, "always_6"),
+    *seed_cases("quantize_to_fp4", {"round_style": "stochastic"}),
     Case("quantize_to_fp4", "transpose", {"transpose": True, "x": x(2, 4, 64)}, "2-D"),
     *each("quantize_to_fp4", "e4m3_max", [0, 255, "256", 6.0]),
     # ---- fp4_matmul ----
@@ -331,7 +368,7 @@ CASES = [
     # ---- the verbs ----
     *quantizer_cases("quantize", "x", 16, {}),
     *quantizer_cases("quantize", "x", 32, {"format": "mxfp4"}),
-    *each("quantize", "format", ["nonsense", "mxfp8", tritonfp4.MXFP8, None, 4, U8]),
+    *each("quantize", "format", ["nonsense", "fp8", FORMATS["fp8"], None, 4, U8]),
     *each("quantize", "rule", ["nonsense", "floor", 6, "", 0]),
     *each("quantize", "rule", ["mse", "mae", "abs_max"], {"format": "mxfp4"}, "always_6"),
     *each("quantize", "e4m3_max", [0, 255, "256"]),
@@ -346,6 +383,15 @@ CASES = [
     ) for name in names),
     *(Case("quantize", name, {name: value, "format": "mxfp4"}, "no global scale")
       for name, value in (("global_scale", G), ("amax", G), ("per_row", True))),
+    *(Case("quantize", "tile_2d", {"tile_2d": True} | change, "global scale")
+      for change in ({"per_row": True}, {"global_scale": torch.ones(4)}, {"amax": torch.ones(4)})),
+    *each("quantize", "tile_2d", [True], {"format": "mxfp8"}, "mxfp8"),
+    *each("quantize", "rounding", ["nonsense", None, 3, "stochastically"]),
+    *each("quantize", "rounding", ["stochastic"], {"format": "mxfp8"}, "mxfp8"),
+    *each("quantize", "rounding", ["stochastic_unbiased"], {"format": "mxfp4"}, "unbiased stochastic rounding"),
+    *each("quantize", "rounding", ["stochastic_unbiased"], {"rule": "mse"}, "unbiased stochastic rounding"),
+    *seed_cases("quantize", {"rounding": "stochastic"}),
+    *each("quantize", "seed", [3], {"format": "mxfp8"}, "mxfp8"),
     *each("quantize", "layout", [3, -1, None, "128x4"]),
     *each("quantize", "backend", NO_BACKEND, None, FLASHINFER_BACKEND),
     *each("dequantize", "t", ["x", None, x(4, 64)], None, "BlockScaledTensor", TypeError),
@@ -421,9 +467,14 @@ def test_every_public_function_is_covered():
     functions = {
         name
         for name in tritonfp4.__all__
-        if inspect.isfunction(getattr(tritonfp4, name)) and name != "nvfp4_block_scale_interleave"
+        if inspect.isfunction(getattr(tritonfp4, name))
+        and name not in ("nvfp4_block_scale_interleave", "group_gemm_mxfp4_nt_groupwise")
     }
-    assert functions == set(VALID)
+    covered = set(VALID)
+    for room in ("fp8", "fused", "gemm", "options"):  # their files import this one
+        with contextlib.suppress(ModuleNotFoundError):
+            covered |= set(getattr(importlib.import_module(f"test_refusals_{room}"), "VALID", ()))
+    assert functions == covered
     assert tritonfp4.nvfp4_block_scale_interleave is tritonfp4.block_scale_interleave
 
 
@@ -500,7 +551,8 @@ KEYWORDS = {
     "block_scale_interleave": ["out"],
     "mm_fp4": ["skip_check"],
     "quantize_to_fp4": [
-        "backend", "scale_rule", "block_scale_2d", "had", "fp4_format", "round_style", "transpose", "e4m3_max",
+        "backend", "scale_rule", "block_scale_2d", "had", "fp4_format", "round_style", "transpose", "e4m3_max", "unbiased",
+        "seed",
     ],
     "fp4_matmul": [
         "backend", "a_e2m1", "a_sf", "a_normconst", "b_e2m1", "b_sf", "b_normconst", "a_quantize_kwargs",

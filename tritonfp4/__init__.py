@@ -12,7 +12,25 @@ from tritonfp4.checks import (
     ShapeError,
     UnsupportedError,
 )
-from tritonfp4.flashinfer.gemm import mm_fp4
+from tritonfp4.flashinfer.activation import silu_and_mul_scaled_nvfp4_experts_quantize
+from tritonfp4.flashinfer.gemm import (
+    batch_deepgemm_fp8_nt_groupwise,
+    bmm_fp8,
+    bmm_mxfp8,
+    fp8_blockscale_gemm_sm90,
+    gemm_fp8_nt_blockscaled,
+    gemm_fp8_nt_groupwise,
+    group_deepgemm_fp8_nt_groupwise,
+    group_gemm_fp8_nt_groupwise,
+    group_gemm_mxfp4_nt_groupwise,
+    group_gemm_mxfp8_mxfp4_nt_groupwise,
+    group_gemm_nvfp4_nt_groupwise,
+    mm_bf16_fp4,
+    mm_fp4,
+    mm_mxfp8,
+    prepare_bf16_fp4_weights,
+)
+from tritonfp4.flashinfer.norm import add_rmsnorm_fp4quant, rmsnorm_fp4quant
 from tritonfp4.flashinfer.quantization import (
     NVFP44Over6Config,
     NVFP44Over6ErrMode,
@@ -21,11 +39,20 @@ from tritonfp4.flashinfer.quantization import (
     fp4_quantize,
     make_nvfp4_global_scale,
     mxfp4_dequantize,
+    mxfp4_dequantize_host,
     mxfp4_quantize,
+    mxfp8_dequantize_host,
+    mxfp8_quantize,
+    nvfp4_batched_quantize,
     nvfp4_block_scale_interleave,
+    nvfp4_kv_dequantize,
+    nvfp4_kv_quantize,
     nvfp4_quantize,
+    per_token_group_quant_8bit,
+    scaled_fp4_grouped_quantize,
     shuffle_matrix_a,
     shuffle_matrix_sf_a,
+    silu_and_mul_nvfp4_quantize,
 )
 from tritonfp4.formats import FP8_1X128, FP8_128X128, MXFP4, MXFP8, NVFP4, BlockFormat
 from tritonfp4.fouroversix import (
@@ -40,7 +67,8 @@ from tritonfp4.fouroversix import (
 )
 from tritonfp4.layouts import SfLayout
 from tritonfp4.tensor import BlockScaledTensor
-from tritonfp4.verbs import dequantize, matmul, quantize
+from tritonfp4.verbs import dequantize, grouped_matmul, hadamard_matrix, matmul, quantize
+from tritonfp4.verbs.quantize_fp8 import per_block_cast_to_fp8, per_token_cast_to_fp8
 
 __version__ = "0.1.0"
 
@@ -67,22 +95,52 @@ __all__ = [
     "SfLayout",
     "ShapeError",
     "UnsupportedError",
+    "add_rmsnorm_fp4quant",
+    "batch_deepgemm_fp8_nt_groupwise",
     "block_scale_interleave",
+    "bmm_fp8",
+    "bmm_mxfp8",
     "dequantize",
     "e2m1_and_ufp8sf_scale_to_float",
     "flashinfer",
     "fp4_matmul",
     "fp4_quantize",
+    "fp8_blockscale_gemm_sm90",
+    "gemm_fp8_nt_blockscaled",
+    "gemm_fp8_nt_groupwise",
+    "group_deepgemm_fp8_nt_groupwise",
+    "group_gemm_fp8_nt_groupwise",
+    "group_gemm_mxfp4_nt_groupwise",
+    "group_gemm_mxfp8_mxfp4_nt_groupwise",
+    "group_gemm_nvfp4_nt_groupwise",
+    "grouped_matmul",
+    "hadamard_matrix",
     "make_nvfp4_global_scale",
     "matmul",
+    "mm_bf16_fp4",
     "mm_fp4",
+    "mm_mxfp8",
     "mxfp4_dequantize",
+    "mxfp4_dequantize_host",
     "mxfp4_quantize",
+    "mxfp8_dequantize_host",
+    "mxfp8_quantize",
+    "nvfp4_batched_quantize",
     "nvfp4_block_scale_interleave",
+    "nvfp4_kv_dequantize",
+    "nvfp4_kv_quantize",
     "nvfp4_quantize",
     "ops",
+    "per_block_cast_to_fp8",
+    "per_token_cast_to_fp8",
+    "per_token_group_quant_8bit",
+    "prepare_bf16_fp4_weights",
     "quantize",
     "quantize_to_fp4",
+    "rmsnorm_fp4quant",
+    "scaled_fp4_grouped_quantize",
     "shuffle_matrix_a",
     "shuffle_matrix_sf_a",
+    "silu_and_mul_nvfp4_quantize",
+    "silu_and_mul_scaled_nvfp4_experts_quantize",
 ]

@@ -305,21 +305,17 @@ def matmul(
     dtype: torch.dtype = torch.bfloat16,
 ) -> torch.Tensor:
     """Launch ``a @ b.T`` as `tritonfp4.ops` would on that device; for use inside `compile_for`."""
-    from tritonfp4.kernels.matmul_scaled import matmul_scaled
-    from tritonfp4.kernels.matmul_upcast import matmul_dequantize, matmul_upcast
+    from tritonfp4.kernels.products import multiply
 
-    launchers: dict[str, Callable[..., None]] = {
-        "native": matmul_scaled,
-        "upcast": matmul_upcast,
-        "dequantize": matmul_dequantize,
-    }
     config = config or matmul_config(a, b, device)
     out = torch.empty((a.shape[0], b.shape[0]), dtype=dtype, device="meta")
-    launchers[config.path](a, b, out, config)
+    multiply(a, b, out, config)
     return out
 
 
 _WARP = r"^mma\.sync\.aligned\.m16n8k\d+\.row\.col\.f32\.(f16|bf16|tf32)\."
+
+_WARP_FP8 = r"^mma\.sync\.aligned\.m16n8k32\.row\.col\.f32\.e(4m3|5m2)\.e(4m3|5m2)\."
 
 #: The matrix instructions of a GEMM by family of targets ("10x" has tensor memory, "12x" has not) and by operands.
 EXPECTED: dict[tuple[str, str], str] = {
@@ -327,6 +323,10 @@ EXPECTED: dict[tuple[str, str], str] = {
     ("9x", "16-bit"): r"^wgmma\.mma_async\.sync\.aligned\.m64n\d+k\d+\.f32\.(f16|bf16|tf32)\.",
     ("10x", "16-bit"): r"^tcgen05\.mma\S*\.kind::(f16|tf32)",
     ("12x", "16-bit"): _WARP,
+    ("8x", "fp8"): _WARP_FP8,
+    ("9x", "fp8"): r"^wgmma\.mma_async\.sync\.aligned\.m64n\d+k32\.f32\.e(4m3|5m2)\.e(4m3|5m2)",
+    ("10x", "fp8"): r"^tcgen05\.mma\S*\.kind::f8f6f4",
+    ("12x", "fp8"): _WARP_FP8,
     ("10x", "nvfp4"): r"^tcgen05\.mma\S*\.kind::mxf4nvf4\.block_scale\.(scale_vec::4X|block16)",
     ("10x", "mxfp4"): r"^tcgen05\.mma\S*\.kind::mxf4(nvf4)?\.block_scale\.(scale_vec::2X|block32)",
     ("12x", "nvfp4"): r"^mma\.sync\S*\.kind::mxf4nvf4\.block_scale\.(scale_vec::4X|block16)\S*\.ue4m3",
@@ -334,13 +334,17 @@ EXPECTED: dict[tuple[str, str], str] = {
 }
 
 
-def expected_mma(arch: int, config: Config, format: str) -> str:
-    """A regular expression for the matrix instructions of a GEMM kernel.
+def expected_mma(arch: int, config: Config, format: str, name: str = "") -> str:
+    """A regular expression for the matrix instructions of the GEMM kernel called `name`.
 
-    Block-scaled ones on the native path (`format` is that of both operands; both PTX spellings are matched), else
-    16-bit ones: a warp's own where the tile is too low for a warp group.
+    Block-scaled ones on the native path (`format` is that of both operands; both PTX spellings are matched), FP8 ones,
+    else 16-bit ones: a warp's own where the left operand's tile is too low for a warp group.
     """
     family = "12x" if arch >= 120 else "10x" if arch >= 100 else f"{arch // 10}x"
     if config.path == "native":
         return EXPECTED[family, format]
-    return EXPECTED[family, "16-bit"] if config.block_m >= 64 else _WARP
+    grouped = name.startswith(("grouped", "matmul_fp8"))  # these swap the dot, not the operands
+    left = config.block_n if grouped and config.swap else config.block_m
+    if config.path == "fp8":
+        return EXPECTED[family, "fp8"] if left >= 64 else _WARP_FP8
+    return EXPECTED[family, "16-bit"] if left >= 64 else _WARP

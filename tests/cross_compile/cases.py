@@ -122,3 +122,38 @@ CASES: list[Case] = [
     matmul(128, "mxfp4", "nvfp4"),
 ]
 CASES += cases_options.CASES + cases_fp8.CASES + cases_fused.CASES + cases_grouped.CASES
+
+#: One or two of every kernel family, with the widest differences between architectures: what is compiled on the secondary
+#: architectures and by the other Tritons.
+CORE = {
+    "quantize nvfp4 static_6",
+    "quantize nvfp4 abs_max by row 8x4 M=8",
+    "quantize mxfp4",
+    "dequantize mxfp4 fp32 linear shuffled",
+    "relayout linear to 128x4, shuffled",
+    "matmul nvfp4 x nvfp4 M=1",
+    "matmul nvfp4 x nvfp4 M=16 K=2880",
+    "matmul nvfp4 x nvfp4 M=40 shuffled b",
+    "matmul nvfp4 x nvfp4 M=128",
+    "matmul mxfp4 x mxfp4 M=32",
+    "matmul mxfp4 x mxfp4 M=64 a in linear K=2880",
+    "matmul bf16 x nvfp4 M=16",
+    "matmul fp16 x mxfp4 M=128",
+    "options 2-D nvfp4 abs_max stochastic",
+    "options stochastic mxfp4",
+    "options e4m3 to nvfp4",
+    "rotate by 16 bf16",
+    "quantize_mxfp8 fp16 e5m2 linear batched",
+    "quantize_fp8 1x128 fp32 pow2 MN",
+    "quantize_fp8 128x128 bf16 ragged",
+    "dequantize fp8_128x128 fp16 batched",
+    "quantize_batched nvfp4 silu masked",
+    "rmsnorm_quantize nvfp4 residual H=7168 both",
+    "grouped batch fp8_1x128 x fp8_128x128 M=4096",
+    "grouped indptr fp8_1x128 x fp8_128x128 M=32",
+    "grouped indices fp8_1x128 x fp8_128x128 M=512",
+    "grouped batch fp8 x fp8_e5m2 M=512",
+    "grouped indptr mxfp8 x mxfp4 M=32",
+    "grouped indptr nvfp4 x nvfp4 M=32",
+}
+assert {case.name for case in CASES} >= CORE

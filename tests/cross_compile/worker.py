@@ -2,7 +2,7 @@
 
 A process of its own because the tests' process may have defined its kernels for Triton's interpreter.
 
-    python worker.py ARCH [ARCH ...] [--only TEXT]
+    python worker.py ARCH [ARCH ...] [--only TEXT] [--core]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 os.environ["TRITON_INTERPRET"] = "0"  # before Triton is imported
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from cases import CASES, Case, matmul
+from cases import CASES, CORE, Case, matmul
 
 from tritonfp4 import aot
 from tritonfp4.config import Config
@@ -36,8 +36,8 @@ def compile_case(case: Case, device: DeviceInfo) -> list[dict[str, Any]]:
     arch, kernels = device.arch.number, []
     config = case.config(device) if case.config else None
     for kernel in aot.compile_for(arch, lambda: case.launch(device)):
-        gemm = config is not None and kernel.name.startswith("matmul")
-        expect = aot.expected_mma(arch, config, case.formats[0]) if config is not None and gemm else None
+        gemm = config is not None and kernel.name.startswith(("matmul", "grouped"))
+        expect = aot.expected_mma(arch, config, case.formats[0], kernel.name) if config is not None and gemm else None
         facts = {"gemm": gemm, "expect": expect, "problems": kernel.problems(expect), "loads": kernel.global_loads()}
         kernels.append(kernel.summary() | facts)
     return kernels
@@ -59,11 +59,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("arch", type=int, nargs="+")
     parser.add_argument("--only", default="", help="only cases whose name contains this")
+    parser.add_argument("--core", action="store_true", help="only the cases of cases.CORE")
     parser.add_argument("--too-large", action="store_true", help="the tiles that must be refused, instead of the cases")
     args = parser.parse_args()
     for arch in args.arch:
         for case in TOO_LARGE.values() if args.too_large else CASES:
-            if args.only in case.name:
+            if args.only in case.name and (not args.core or case.name in CORE):
                 print(json.dumps(report(case, target_info(arch))), flush=True)
 
 

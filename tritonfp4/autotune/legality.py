@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tritonfp4.config import Config
 from tritonfp4.device import DeviceInfo
+from tritonfp4.formats import FORMATS, FP8_FORMATS
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,8 @@ class Problem:
     """A launch as the selection sees it.
 
     Attributes:
-        op: "matmul", or an elementwise pass: "quantize", "amax", "dequantize", "relayout", "shuffle".
+        op: "matmul", "grouped" (m is then the mean rows of a group), or an elementwise pass: "quantize",
+            "quantize_noisy", "quantize_tiles", "rotate", "amax", "dequantize", "relayout", "shuffle".
         m, n, k: rows of a, rows of b, elements along K (an elementwise pass has n = 0).
         a, b: format names, or "bf16" / "fp16" for plain operands.
         device: what it runs on.
@@ -46,16 +48,34 @@ def shared_bytes(config: Config, problem: Problem) -> int:
     return total
 
 
+def _illegal_fp8(config: Config, problem: Problem) -> str | None:
+    elements = {FORMATS[kind].element for kind in (problem.a, problem.b)}
+    if config.path == "fp8" and not problem.device.arch.fp8:
+        return f"{problem.device.arch.name} has no FP8 tensor cores"
+    if config.path == "fp8" and elements == {"e4m3", "e5m2"}:
+        return "FP8 operands of two kinds meet as fp16"
+    if min(config.block_m, config.block_n) < 16:
+        return "the tensor cores need at least 16 rows of each operand"
+    bytes_each = 1 if config.path == "fp8" else 3
+    need = config.num_stages * (config.block_m + config.block_n) * config.block_k * bytes_each
+    have = problem.device.arch.shared_bytes
+    return f"needs {need} bytes of shared memory, the device has {have}" if need > have else None
+
+
 def illegal(config: Config, problem: Problem) -> str | None:
     """The reason why the config cannot run the problem, or None."""
     for name in ("block_m", "block_n", "block_k", "num_warps"):
         value = getattr(config, name)
         if value < 1 or value & (value - 1):
             return f"{name} = {value} is not a power of two"
-    if problem.op != "matmul":
+    if problem.op not in ("matmul", "grouped"):
         return None
-    if config.path not in ("native", "upcast", "dequantize"):
+    if config.path not in ("native", "upcast", "dequantize", "fp8", "fp8_upcast"):
         return f"unknown path {config.path!r}"
+    if (config.path in ("fp8", "fp8_upcast")) != any(kind in FP8_FORMATS for kind in (problem.a, problem.b)):
+        return f"{config.path} does not multiply {problem.a} by {problem.b}"
+    if config.path in ("fp8", "fp8_upcast"):
+        return _illegal_fp8(config, problem)
     if config.path == "dequantize":
         if "mxfp4" in (problem.a, problem.b) and "fp16" in (problem.a, problem.b):
             return "fp16 activations and MXFP4 weights share no 16-bit type"

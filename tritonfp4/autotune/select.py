@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 from tritonfp4.autotune.legality import Problem, illegal
 from tritonfp4.config import Config
+from tritonfp4.formats import FORMATS, FP8_FORMATS
 
 #: From this M on, decoding the operands to memory once beats decoding them in every tile that uses them.
 DEQUANTIZE_FROM_M = 48
@@ -45,7 +47,11 @@ def explain(problem: Problem) -> str:
 
 def candidates(problem: Problem) -> list[Config]:
     """Configs in order of preference; the first legal one is taken."""
-    return _matmul(problem) if problem.op == "matmul" else [_elementwise(problem)]
+    if problem.op not in ("matmul", "grouped"):
+        return [_elementwise(problem)]
+    if problem.a in FP8_FORMATS or problem.b in FP8_FORMATS:
+        return _fp8(problem)
+    return _matmul(problem) if problem.op == "matmul" else _grouped(problem)
 
 
 def _elementwise(problem: Problem) -> Config:
@@ -60,6 +66,14 @@ def _elementwise(problem: Problem) -> Config:
         return Config(problem.op, block_m=8, block_k=512)
     if problem.op == "dequantize":
         return Config(problem.op, block_m=16, block_k=512)
+    if problem.op == "quantize_batched":  # half a tile: four-over-six besides a mask takes all registers
+        return Config(problem.op, block_m=16, block_k=128)
+    if problem.op == "rmsnorm":  # whole rows: as many threads as a row of 4096 can feed
+        return Config(problem.op, block_m=32, block_k=128, num_warps=8)
+    if problem.op == "quantize_noisy" and problem.k <= 65535 * 64:  # a grid has no more columns of tiles
+        return Config(problem.op, block_m=32, block_k=64)  # two candidates and noise take the registers of half a tile
+    if problem.op == "quantize_tiles":
+        return Config(problem.op, block_m=32, block_k=128, num_warps=8)
     return Config(problem.op, block_m=32, block_k=128)
 
 
@@ -75,6 +89,42 @@ def _upcast(problem: Problem) -> list[Config]:
         return [Config("upcast", 64, 128 if tile == 16 else 64, tile, 4, stages, swap=True) for stages in (4, 3, 2)]
     rows = 32 if m <= 16 and "16" in problem.a else 64
     return [Config("upcast", rows, 128 if tile == 64 else 256, tile, 4, stages, swap=True) for stages in (3, 2)]
+
+
+def _fp8(problem: Problem) -> list[Config]:
+    """The product of one scale block lies beside the accumulator: 8 warps for tiles of 128x128."""
+    m, n, step = problem.m, problem.n, 128 if FORMATS[problem.a].scale != "e8m0" else 32
+    if problem.device.interpreted:
+        return [Config(path, _up_to(m, 16, 128), step, _up_to(n, 16, 128)) for path in ("fp8", "fp8_upcast")]
+    unit = problem.device.arch.mma
+    # A scale for every column of the tile needs registers, too; so do accumulators that do not lie in tensor memory.
+    if FORMATS[problem.b].block[0] == 128 and unit != "mma.sync":
+        large = Config("fp8", 128, step, 128, 8)
+    else:
+        large = Config("fp8", 64 if unit == "tcgen05" else 128, step, 64, 8)
+    narrow = Config("fp8", _up_to(m, 16, 32 if unit == "tcgen05" else 64), step, 128, 8, swap=True)
+    found = []
+    for path in ("fp8", "fp8_upcast"):
+        small = Config(path, 64, step, 32 if problem.device.arch.number < 90 else 64, 8)
+        # For few rows the weights take the wide side of the MMA, the activations the narrow one.
+        best = narrow if m <= 64 else large if path == "fp8" else small
+        found += [replace(best, path=path, num_stages=stages) for stages in (4, 3, 2)] + [replace(small, num_stages=2)]
+    return found
+
+
+def _grouped(problem: Problem) -> list[Config]:
+    m, n, k = problem.m, problem.n, problem.k
+    if problem.device.interpreted:
+        return [Config("upcast", _up_to(m, 16, 128), _up_to(k, 64, 256), _up_to(n, 16, 128))]
+    if m <= 64:
+        tile = _up_to(m, 16, 64)
+        if problem.device.arch.mma == "mma.sync":
+            return [Config("upcast", tile, 64, 64, 4, stages, swap=True) for stages in (3, 2)]
+        warps = 8 if problem.device.arch.mma == "tcgen05" else 4
+        return [Config("upcast", tile, 64, 128, warps, stages, swap=True) for stages in (3, 2)]
+    if problem.device.arch.mma == "mma.sync":
+        return [Config("upcast", 128, 64, 64, 4, stages) for stages in (3, 2)]
+    return [Config("upcast", 128, 128, 128, 8, stages) for stages in (3, 2)]
 
 
 def _matmul(problem: Problem) -> list[Config]:

@@ -38,7 +38,7 @@ def _load_scales(ptr, r, c, rows, cols, stored_cols, LAYOUT: tl.constexpr, MASK:
 
 
 @triton.jit
-def _load_halves(
+def load_halves(
     ptr, scale_ptr, r, k, rows, K, stride_r, stride_k, scale_cols,
     FORMAT: tl.constexpr, VEC: tl.constexpr, LAYOUT: tl.constexpr, COMPUTE: tl.constexpr,
     INTERPRETED: tl.constexpr, K_MULTIPLE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -75,11 +75,11 @@ def matmul_upcast_kernel(
     rn = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for k in range(0, K, BLOCK_K):
-        a0, a1 = _load_halves(
+        a0, a1 = load_halves(
             a_ptr, a_scale_ptr, rm, k, M, K, a_stride_r, a_stride_k, a_scale_cols,
             A_FORMAT, A_VEC, A_LAYOUT, COMPUTE, INTERPRETED, K_MULTIPLE, BLOCK_M, BLOCK_K,
         )  # fmt: skip
-        b0, b1 = _load_halves(
+        b0, b1 = load_halves(
             b_ptr, b_scale_ptr, rn, k, N, K, b_stride_r, b_stride_k, b_scale_cols,
             B_FORMAT, B_VEC, B_LAYOUT, COMPUTE, INTERPRETED, K_MULTIPLE, BLOCK_N, BLOCK_K,
         )  # fmt: skip

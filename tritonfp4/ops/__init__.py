@@ -4,6 +4,6 @@ CPU tensors run `reference`; CUDA tensors run what `autotune.select` chose. ``ba
 any device) or "triton" (the kernels; on CPU tensors in Triton's interpreter). Kernels are imported on first use.
 """
 
-from tritonfp4.ops import dequantize, layouts, matmul, quantize
+from tritonfp4.ops import dequantize, fused, layouts, matmul, quantize, quantize_fp8
 
-__all__ = ["dequantize", "layouts", "matmul", "quantize"]
+__all__ = ["dequantize", "fused", "layouts", "matmul", "quantize", "quantize_fp8"]

@@ -32,9 +32,13 @@ def _operand(
     """Flat arguments -> the operand; format "" is a plain tensor."""
     if not format:
         return data
+    fmt, batched = FORMATS[format], data.ndim == 3
+    if fmt.scale == "":
+        scale = data.new_empty(0)
     assert scale is not None
-    codes = scale.view(torch.uint8)
-    return BlockScaledTensor(data, codes, global_scale, FORMATS[format], SfLayout(layout), (data.shape[0], k), shuffle)
+    codes = scale if fmt.scale in ("fp32", "") else scale.view(torch.uint8)
+    shape = (*data.shape[:-1], k)
+    return BlockScaledTensor(data, codes, global_scale, fmt, SfLayout(layout), shape, shuffle, batched)
 
 
 def _kind(t: BlockScaledTensor | torch.Tensor) -> str:
@@ -53,12 +57,10 @@ def _matmul_into(a: Any, b: Any, out: torch.Tensor, backend: str) -> None:
     if not use_kernels("matmul", out, backend):
         reference.matmul(a, b, out)
         return
-    from tritonfp4.kernels.matmul_scaled import matmul_scaled
-    from tritonfp4.kernels.matmul_upcast import matmul_dequantize, matmul_upcast
+    from tritonfp4.kernels.products import multiply
 
-    launchers = {"native": matmul_scaled, "upcast": matmul_upcast, "dequantize": matmul_dequantize}
     config = select(Problem("matmul", out.shape[0], out.shape[1], k, _kind(a), _kind(b), device_info(out.device)))
-    launchers[config.path](a, b, out, config)
+    multiply(a, b, out, config)
 
 
 def _matmul(*args: Any) -> torch.Tensor:
@@ -81,3 +83,54 @@ def _matmul_out(*args: Any) -> None:
 
 
 define("matmul_out", f"({_MATMUL}, str backend, Tensor(a!) out) -> ()", _matmul_out, lambda *args: None)
+
+
+# ---- groups --------------------------------------------------------------------------------------------------------
+
+
+def _grouped_into(a: Any, b: Any, groups: torch.Tensor | None, mode: str, out: torch.Tensor, backend: str) -> None:
+    k = min(a.shape[-1], b.shape[-1])
+    if out.numel() == 0:
+        return
+    if k == 0 or b.shape[0] == 0:
+        out.zero_()
+        return
+    if not use_kernels("grouped_matmul", out, backend):
+        reference.grouped_matmul(a, b, groups, mode, out)
+        return
+    from tritonfp4.kernels.products import multiply_groups
+
+    rows = out.shape[-2] if mode in ("batch", "masked") else -(-out.shape[0] // b.shape[0])
+    config = select(Problem("grouped", rows, out.shape[-1], k, _kind(a), _kind(b), device_info(out.device)))
+    groups = None if groups is None else groups.contiguous()
+    multiply_groups(a, b, groups, mode, out, config)
+
+
+def _grouped_shape(*args: Any) -> tuple[int, ...]:
+    return (*args[0].shape[:-1], args[7].shape[1])
+
+
+def _grouped_matmul(*args: Any) -> torch.Tensor:
+    out = torch.empty(_grouped_shape(*args), dtype=args[16], device=args[0].device)
+    _grouped_into(_operand(*args[:7]), _operand(*args[7:14]), args[14], args[15], out, args[17])
+    return out
+
+
+define(
+    "grouped_matmul",
+    f"({_MATMUL}, Tensor? groups, str grouping, ScalarType out_dtype, str backend) -> Tensor",
+    _grouped_matmul,
+    lambda *args: args[0].new_empty(_grouped_shape(*args), dtype=args[16]),
+)
+
+
+def _grouped_matmul_out(*args: Any) -> None:
+    _grouped_into(_operand(*args[:7]), _operand(*args[7:14]), args[14], args[15], args[17], args[16])
+
+
+define(
+    "grouped_matmul_out",
+    f"({_MATMUL}, Tensor? groups, str grouping, str backend, Tensor(a!) out) -> ()",
+    _grouped_matmul_out,
+    lambda *args: None,
+)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 from tritonfp4 import layouts
+from tritonfp4.layouts import SfLayout, as_layout
 from tritonfp4.reference.encode import e2m1_decode, e4m3_decode, e5m2_decode, e8m0_decode, unpack
 from tritonfp4.tensor import BlockScaledTensor
 
@@ -87,3 +90,58 @@ def matmul(a: Operand, b: Operand, out: torch.Tensor) -> None:
     if gb is not None:
         product = product * gb[None, :]
     out.copy_(product)
+
+
+def grouped_matmul(a: Operand, b: Operand, groups: torch.Tensor | None, mode: str, out: torch.Tensor) -> None:
+    """Products of row groups of a with the matrices of b [G, N, K], as `matmul`; rows of no group become 0.
+
+    `mode` says what `groups` is: "batch" (None: a is [G, M, K]), "masked" (rows of each a[g] that count), "indptr" (group g
+    is the rows groups[g] .. groups[g + 1] of a [M, K]), "indices" (the group of every row of a [M, K], -1: none).
+    """
+    count, n, k = b.shape[0], b.shape[1], min(a.shape[-1], b.shape[-1])
+    right = _exact(b).reshape(count, n, -1)[:, :, :k]
+    left = (grouped_rows(a, groups) if mode == "indptr" else _exact(a))[:, :k]
+    ga, gb = _rows(a), _rows(b)
+    if ga is not None:
+        left = left * ga[:, None]
+    if gb is not None:
+        right = right * gb.reshape(count, n, 1)
+    flat = out.new_zeros((left.shape[0], n), dtype=torch.float64)
+    for g, rows in enumerate(group_rows(groups, mode, count, left.shape[0])):
+        flat[rows] = left[rows] @ right[g].T
+    out.copy_(flat.reshape(out.shape))
+
+
+def group_rows(groups: torch.Tensor | None, mode: str, count: int, rows: int) -> list[torch.Tensor | slice]:
+    """Which of the flattened rows belong to each group."""
+    if mode == "indices":
+        assert groups is not None
+        return [(groups == g).nonzero()[:, 0] for g in range(count)]
+    if mode == "indptr":
+        assert groups is not None
+        ends = groups.tolist()
+        return [slice(start, end) for start, end in itertools.pairwise(ends)]
+    each = rows // count if count else 0
+    sizes = [each] * count if groups is None else groups.clamp(0, each).tolist()
+    return [slice(g * each, g * each + size) for g, size in enumerate(sizes)]
+
+
+def grouped_rows(a: Operand, indptr: torch.Tensor | None) -> torch.Tensor:
+    """fp64 [rows, K] of a ragged operand, without the global scale. Swizzled scales of group g begin at the row
+    ``(indptr[g] + 127 * g) // 128 * 128`` of their buffer; rows of no group are 0."""
+    if isinstance(a, torch.Tensor) or a.format.scale in ("fp32", "") or a.layout == SfLayout.layout_linear:
+        return _exact(a)
+    assert indptr is not None
+    kind, cols = as_layout(a.layout), a.scale_cols
+    buffer_rows = a.scales.numel() // max(kind.storage_shape(1, cols)[1], 1)
+    codes = kind.to_linear(a.scales.reshape(-1), buffer_rows, cols)
+    scales = (e4m3_decode if a.format.scale == "e4m3" else e8m0_decode)(codes.contiguous()).double()
+    out = elements(a).double()
+    inside = torch.zeros(a.rows, 1, dtype=torch.bool, device=out.device)
+    ends = indptr.tolist()
+    for g, (start, end) in enumerate(itertools.pairwise(ends)):
+        first = (start + 127 * g) // 128 * 128
+        mine = scales[first : first + end - start].repeat_interleave(a.format.vec, 1)[:, : a.cols]
+        out[start:end] *= mine
+        inside[start:end] = True
+    return torch.where(inside, out, 0.0)

@@ -7,7 +7,8 @@ import torch
 from tritonfp4 import checks
 from tritonfp4.layouts import flat_rows
 from tritonfp4.tensor import BlockScaledTensor
-from tritonfp4.verbs.quantize import BACKENDS, block_scaled
+from tritonfp4.verbs.operand import block_scaled
+from tritonfp4.verbs.quantize import BACKENDS
 
 OUT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 Operand = BlockScaledTensor | torch.Tensor
@@ -17,19 +18,48 @@ def call_matmul(
     a: Operand, b: Operand, out: torch.Tensor | None, out_dtype: torch.dtype, backend: str = "auto"
 ) -> torch.Tensor:
     """``a @ b.T`` of checked 2-D operands; written to `out` and returned if that is given."""
-    args = (*_flat(a), *_flat(b))
+    args = (*flat_operand(a), *flat_operand(b))
     if out is None:
         return torch.ops.tritonfp4.matmul.default(*args, out_dtype, backend)
     torch.ops.tritonfp4.matmul_out.default(*args, backend, out)
     return out
 
 
-def _flat(t: Operand) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, str, int, int, int]:
+def flat_operand(t: Operand) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, str, int, int, int]:
+    """The arguments that an operand is to the operators; a batched one keeps its group axis."""
     if isinstance(t, torch.Tensor):
-        return t, None, None, "", 2, 0, t.shape[1]
+        return t, None, None, "", 2, 0, t.shape[-1]
+    if t.batched:
+        return t.values, t.scales, t.global_scale, t.format.name, int(t.layout), t.row_shuffle, t.cols
     # A padded buffer may hold more rows than the matrix; a view drops them.
     values = t.flat_values[: t.rows]
     return values, t.scales, t.global_scale, t.format.name, int(t.layout), t.row_shuffle, t.cols
+
+
+def kind_of(t: Operand) -> str:
+    """What decides with what an operand can be multiplied."""
+    if isinstance(t, torch.Tensor):
+        return "plain"
+    return (
+        t.format.name
+        if t.format.element == "e2m1"
+        else {"fp32": "fp8", "e8m0": "mxfp8", "": "fp8_tensor"}[t.format.scale]
+    )
+
+
+#: Pairs of kinds that multiply, in either order; each with itself, too.
+PAIRS = ({"plain", "nvfp4"}, {"plain", "mxfp4"}, {"nvfp4", "mxfp4"}, {"mxfp8", "mxfp4"})
+
+
+def same_kind(fn: str, a: Operand, b: Operand) -> None:
+    """Refuse operands whose formats do not multiply."""
+    kinds = {kind_of(a), kind_of(b)}
+    if kinds not in PAIRS and (len(kinds) > 1 or kinds == {"plain"}):
+        names = [t.format.name if isinstance(t, BlockScaledTensor) else checks.names([t.dtype]) for t in (a, b)]
+        raise checks.UnsupportedError(
+            f"{fn}: {names[0]} and {names[1]} do not multiply: want FP4 with FP4, bf16 or fp16; MXFP8 with MXFP8 or MXFP4; "
+            "FP8 with FP8 of the same kind of scales"
+        )
 
 
 def matmul(
@@ -42,8 +72,9 @@ def matmul(
 ) -> torch.Tensor:
     """``a @ b.T`` with block-scaled operands, accumulated in fp32.
 
-    Both quantized: W4A4, on FP4 tensor cores where the GPU has them and Triton reaches them, else on 16-bit ones with
-    the operands decoded exactly. One plain operand: W4A16.
+    Both in FP4: W4A4, on FP4 tensor cores where the GPU has them and Triton reaches them, else on 16-bit ones with the
+    operands decoded exactly. One plain operand and one in FP4: W4A16. FP8 with FP8 of the same kind of scales, or MXFP8
+    with MXFP4: on FP8 tensor cores, or decoded to fp16 where there are none.
 
     Args:
         a: ``[*lead, K]``, a `BlockScaledTensor` or a bf16 / fp16 tensor.
@@ -69,6 +100,19 @@ def matmul(
             plain = t
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         raise checks.ArgumentError(f"{fn}: neither a nor b is a BlockScaledTensor; torch.mm multiplies plain tensors")
+    same_kind(fn, a, b)
+    for name, t in (("a", a), ("b", b)):
+        if isinstance(t, BlockScaledTensor) and t.batched:
+            raise checks.ShapeError(f"{fn}: {name} is batched, got {t!r}; grouped_matmul multiplies batched tensors")
+    if (
+        isinstance(b, BlockScaledTensor)
+        and b.format.element != "e2m1"
+        and b.global_scale is not None
+        and b.global_scale.numel() > 1
+    ):
+        raise checks.UnsupportedError(
+            f"{fn}: b of {b.format.name} takes one global scale, got {b.global_scale.numel()}"
+        )
     if len(a.shape) < 2:
         raise checks.ShapeError(f"{fn}: a must have at least 2 dimensions, got shape {tuple(a.shape)}")
     if len(b.shape) != 2:

@@ -1,0 +1,31 @@
+"""The launcher that each path of a product means."""
+
+from __future__ import annotations
+
+import torch
+
+from tritonfp4.config import Config
+from tritonfp4.kernels.grouped import grouped_upcast
+from tritonfp4.kernels.matmul_fp8 import matmul_fp8
+from tritonfp4.kernels.matmul_scaled import matmul_scaled
+from tritonfp4.kernels.matmul_upcast import matmul_dequantize, matmul_upcast
+from tritonfp4.tensor import BlockScaledTensor
+
+Operand = BlockScaledTensor | torch.Tensor
+
+
+def multiply(a: Operand, b: Operand, out: torch.Tensor, config: Config) -> None:
+    """As `tritonfp4.reference.matmul`, by the path of the config."""
+    if config.path in ("fp8", "fp8_upcast"):
+        matmul_fp8(a, b, None, "batch", out, config)
+    else:
+        paths = {"native": matmul_scaled, "upcast": matmul_upcast, "dequantize": matmul_dequantize}
+        paths[config.path](a, b, out, config)
+
+
+def multiply_groups(
+    a: Operand, b: BlockScaledTensor, groups: torch.Tensor | None, mode: str, out: torch.Tensor, config: Config
+) -> None:
+    """As `tritonfp4.reference.grouped_matmul`, by the path of the config."""
+    paths = {"fp8": matmul_fp8, "fp8_upcast": matmul_fp8, "upcast": grouped_upcast}
+    paths[config.path](a, b, groups, mode, out, config)
