@@ -135,3 +135,23 @@ def check_matmul(
         assert result is out
         measured = error(out, want)
         assert measured <= threshold(out), f"{measured:.2e} > {threshold(out)} for {dtype} {tuple(want.shape)}"
+
+
+def check_every_e4m3_scale(device: str, grouped: bool) -> None:
+    """NVFP4 weights whose row r has scale code r, 0 to 126 with the subnormals, against every kind of activations, element by element."""
+    generator = torch.Generator().manual_seed(11)
+    values = torch.randint(0, 256, (127, 8), generator=generator).to(torch.uint8)
+    linear = SfLayout.layout_linear
+    b = T.BlockScaledTensor(values, torch.arange(127, dtype=torch.uint8), torch.ones(1), T.NVFP4, linear, (127, 16))
+    small = T.BlockScaledTensor(values[:20], torch.arange(20, dtype=torch.uint8), None, T.NVFP4, linear, (20, 16))
+    plain = torch.randn(20, 16, generator=generator)
+    for a in (small, plain.bfloat16(), plain.half()):
+        want = exact_product(a, b)
+        if grouped:
+            stacked = T.BlockScaledTensor.stack([b, b]).to(device)
+            ends = torch.tensor([0, 7, 20], dtype=torch.int32, device=device)
+            out = T.grouped_matmul(a.to(device), stacked, ends, out_dtype=torch.float32, backend="triton")
+        else:
+            out = T.matmul(a.to(device), b.to(device), out_dtype=torch.float32, backend="triton")
+        bound = 1e-6 * (_exact(a).abs() @ _exact(b).abs().T)
+        assert ((out.cpu().double() - want).abs() <= bound).all()

@@ -1,5 +1,7 @@
 """flashinfer's dense FP8 and MXFP8 GEMMs on CPU tensors: what their arguments mean."""
 
+import dataclasses
+
 import gemm_checks as C
 import pytest
 import torch
@@ -95,13 +97,13 @@ def test_sm90_a_scale_of_each_row_is_the_scale_of_that_row():
 @pytest.mark.parametrize("m", [*range(1, 10), 31, 32, 33])
 @pytest.mark.parametrize("form", ["documented", "strided", "MN", "padded"])
 def test_sm90_forms_of_the_input_scale(form, m):
-    """K / 128 = 3. (3, 3) means (M, K / 128) unless its rows are 4 scales apart."""
+    """K / 128 = 3. (3, 3) means (M, K / 128), whatever its strides."""
     problem = C.sm90(m, 64, 384, form=form)
-    problem.check(**({"input_scale_major": "MN"} if (m, form) == (3, "MN") else {}))
+    problem.check(**({"input_scale_major": "MN"} if m == 3 and form in ("MN", "padded") else {}))
 
 
 def test_sm90_an_input_scale_of_ambiguous_shape_is_the_documented_one_unless_the_keyword_says_otherwise():
-    """M = K / 128 = 4: rows of round_up(M, 4) = M scales say nothing."""
+    """M = K / 128 = 4. Strides say nothing, either: a slice of a padded K-major buffer has those of the MN form."""
     documented, mn = C.sm90(4, 64, 512), C.sm90(4, 64, 512, form="MN")
     assert documented.args["input_scale"].shape == mn.args["input_scale"].shape == (4, 4)
     documented.check()
@@ -109,6 +111,11 @@ def test_sm90_an_input_scale_of_ambiguous_shape_is_the_documented_one_unless_the
     mn.check(input_scale_major="MN")
     assert C.error(mn.run(), mn.want) > 0.1
     assert C.error(documented.run(input_scale_major="MN"), documented.want) > 0.1
+    slices = C.sm90(5, 64, 640)
+    buffer = torch.zeros(5, 8)
+    buffer[:, :5] = slices.args["input_scale"]
+    slices.args["input_scale"] = buffer[:, :5]
+    slices.check()
 
 
 @pytest.mark.parametrize("form", ["documented", "strided", "padded"])
@@ -336,6 +343,9 @@ OUTS = {
     "every third row": lambda shape, dtype: torch.empty((*shape[:-2], 3 * shape[-2], shape[-1]), dtype=dtype)[
         ..., ::3, :
     ],
+    "rows of the matrices in turn": lambda shape, dtype: torch.empty(
+        (shape[-2], *shape[:-2], shape[-1]), dtype=dtype
+    ).movedim(0, -2),
 }
 
 
@@ -368,3 +378,22 @@ def test_gradients_are_refused():
     x = torch.randn(4, 128, dtype=BF16, requires_grad=True)
     with pytest.raises(T.UnsupportedError, match="no gradient"):
         T.fp8_blockscale_gemm_sm90(x, torch.randn(64, 128).to(BF16)).sum().backward()
+
+
+@pytest.mark.parametrize("name", ["fp8_blockscale_gemm_sm90", "mm_bf16_fp4", "grouped_matmul"])
+def test_an_out_for_a_gradient_is_refused(name):
+    """It would be lost without a word."""
+    weight = T.quantize(torch.randn(24, 128))
+    weights = dataclasses.replace(weight, values=weight.values[None], shape=(1, 24, 128), batched=True)
+    call = {
+        "fp8_blockscale_gemm_sm90": lambda x, out: T.fp8_blockscale_gemm_sm90(
+            x, torch.randn(24, 128).to(BF16), out=out
+        ),
+        "mm_bf16_fp4": lambda x, out: T.mm_bf16_fp4(x, weight.values, weight.scales, out=out),
+        "grouped_matmul": lambda x, out: T.grouped_matmul(x, weights, torch.tensor([0, 4], dtype=torch.int32), out=out),
+    }[name]
+    x, out = torch.randn(4, 128, dtype=BF16, requires_grad=True), torch.empty(4, 24, dtype=BF16)
+    with pytest.raises(T.UnsupportedError, match=f"{name}: out= with an operand that requires a gradient"):
+        call(x, out)
+    with torch.no_grad():
+        assert call(x, out) is out

@@ -124,6 +124,17 @@ def test_values_of_m_indptr_are_checked_on_cpu_tensors(function, debug, values):
 # ---- the DeepGEMM forms ----
 
 
+@pytest.mark.parametrize("name", ["m_indptr", "m_indices", "masked_m"])
+def test_values_are_checked_on_cpu_tensors_in_a_compiled_graph_too(name):
+    problem = {"m_indptr": C.group_fp8, "m_indices": C.group_indices, "masked_m": C.masked}[name]()
+    call = torch.compile(lambda groups: problem.run(**{name: groups}), backend="eager", fullgraph=True)
+    groups = problem.args[name]
+    assert torch.equal(call(groups), problem.run())
+    for bad in (groups - 3, groups + 1000):
+        with pytest.raises(T.ArgumentError, match=f"{name} has values out of range"):
+            call(bad)
+
+
 @pytest.mark.parametrize("dtype", OUT_DTYPES, ids=str)
 @pytest.mark.parametrize("block_rows", [1, 128])
 @pytest.mark.parametrize("mixed", [False, True])

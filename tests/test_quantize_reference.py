@@ -232,6 +232,16 @@ def test_a_global_scale_for_each_row_is_applied_to_its_row():
         assert torch.equal(values[r], one[0][0]) and torch.equal(scales[r], one[1][0])
 
 
+def test_per_row_multipliers_follow_their_rows_into_the_shuffled_order():
+    x = torch.randn(64, 32, generator=torch.Generator().manual_seed(8)).bfloat16()
+    plain, shuffled = (
+        tritonfp4.nvfp4_quantize(x, 1 / 2688, do_shuffle=s, per_token_activation=True) for s in (False, True)
+    )
+    for part in (0, 2):
+        assert torch.equal(shuffled[part], tritonfp4.shuffle_matrix_a(plain[part], 128))
+    assert not torch.equal(shuffled[2], plain[2])
+
+
 def test_out_scale_multiplies_the_returned_per_token_scales_only():
     x = rows_of_many_sizes()
     plain = tritonfp4.nvfp4_quantize(x, 1 / 2688, per_token_activation=True)

@@ -3,7 +3,7 @@
 import contextlib
 import importlib
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -178,6 +178,7 @@ CASES = [
     *quantizer_cases("nvfp4_quantize", "a", 16, PER_TOKEN),
     Case("nvfp4_quantize", "a", {"a": x(32, 64, device="meta")}, "all tensors must share one device"),
     Case("nvfp4_quantize", "a_global_sf", {"a_global_sf": None}, "globalScale is required"),
+    Case("nvfp4_quantize", "a_global_sf", {"per_token_activation": True, "a_global_sf": None}, "globalScale is required"),
     *scale_cases("nvfp4_quantize", "a_global_sf"),
     *scale_cases("nvfp4_quantize", "a_global_sf", {"per_token_activation": True}, rows=False),
     Case("nvfp4_quantize", "a_global_sf", {"per_token_activation": True, "a_global_sf": "x", "nvfp4_4over6": None},
@@ -395,6 +396,7 @@ CASES = [
     *each("quantize", "layout", [3, -1, None, "128x4"]),
     *each("quantize", "backend", NO_BACKEND, None, FLASHINFER_BACKEND),
     *each("dequantize", "t", ["x", None, x(4, 64)], None, "BlockScaledTensor", TypeError),
+    Case("dequantize", "t", {"t": replace(A, values=x(1, 8, 32, dtype=U8), shape=(1, 4, 64), batched=True)}, "rows and no more"),
     *each("dequantize", "dtype", [torch.float64, U8, None, "float32"], None, "", TypeError),
     *each("dequantize", "backend", NO_BACKEND, None, FLASHINFER_BACKEND),
     *(case for side, other, size in (("a", B, 4), ("b", A, 32)) for case in (
@@ -407,6 +409,8 @@ CASES = [
     )),
     Case("matmul", "a", {"a": x(4, 64), "b": x(32, 64)}, "neither a nor b is a BlockScaledTensor"),
     Case("matmul", "b", {"b": tritonfp4.quantize(x(2, 32, 64))}, "2 dimensions"),
+    Case("matmul", "b", {"a": tritonfp4.quantize(x(4, 64), "mxfp8"),
+                         "b": replace(tritonfp4.quantize(x(32, 64), "mxfp8"), row_shuffle=32)}, "rows of b are shuffled"),
     *each("matmul", "out", ["x", [1]], None, "torch.Tensor", TypeError),
     *each("matmul", "out", ["x", [1]], {"out_dtype": BF16}, "torch.Tensor", TypeError),
     *each("matmul", "out", [x(4, 31), x(5, 32), x(1, 4, 32)], None, "Output shape mismatch"),

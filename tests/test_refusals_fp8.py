@@ -62,6 +62,7 @@ def cast_cases(function, two_dimensions):
 CASES = [
     *quantizer_cases("mxfp8_quantize", "input", 32, {}),
     *each("mxfp8_quantize", "alignment", [0, 16, 33, 48, -32, "32", None, 32.0, True], None, "multiple of 32"),
+    *each("mxfp8_quantize", "alignment", [2**23], None, "padded to a multiple of 8388608"),
     *each("mxfp8_quantize", "backend", NO_BACKEND, None, FLASHINFER_BACKEND),
     *each("mxfp8_quantize", "sf_swizzle_layout", LAYOUTS),
     *each("mxfp8_quantize", "per_batch", [True], None, "per_batch=True needs input of shape [b, m, k]"),

@@ -125,6 +125,7 @@ CASES = [
     *each("add_rmsnorm_fp4quant", "residual", [x(4, 64, dtype=F32)], None, "dtype", TypeError),
     *each("add_rmsnorm_fp4quant", "residual", [x(4, 32), x(1, 4, 64), x(64)], None, "shape of input"),
     *each("add_rmsnorm_fp4quant", "residual", [x(1, 64).expand(4, 64), x(4, 1).expand(4, 64)], None, "overlap"),
+    *each("add_rmsnorm_fp4quant", "residual", [x(1, 256).as_strided((4, 64), steps) for steps in ((32, 1), (1, 1), (63, 1))], None, "overlap"),
     *each("add_rmsnorm_fp4quant", "residual", [x(4, 64, device="meta")], None, "all tensors must share one device"),
     *each("add_rmsnorm_fp4quant", "residual", [x(4, 64).requires_grad_()], None, "no gradient", NotImplementedError),
     *output_cases("add_rmsnorm_fp4quant", "block_scale_unswizzled", [U8], (4, 4), BOTH, [(4, 2), (512,), (16,)]),

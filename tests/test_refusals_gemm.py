@@ -137,6 +137,11 @@ MXFP4, NVFP4, S90 = "group_gemm_mxfp8_mxfp4_nt_groupwise", "group_gemm_nvfp4_nt_
 W4A16, PREPARE, VERB = "mm_bf16_fp4", "prepare_bf16_fp4_weights", "grouped_matmul"
 
 
+FP4_WEIGHTS = tritonfp4.BlockScaledTensor(
+    torch.zeros(3, 24, 64, dtype=U8), torch.zeros(3 * 1024, dtype=U8), None, tritonfp4.formats.NVFP4, 0, (3, 24, 128), batched=True
+)  # fmt: skip
+
+
 def changed(t, **parts):
     """The same quantized matrix with other parts."""
     return dataclasses.replace(t, **parts)
@@ -260,7 +265,7 @@ CASES = [
     # ---- group_gemm_fp8_nt_groupwise ----
     *fp8_and_scales(GROUP),
     *each(GROUP, "a", [x(8, 128, dtype=E4M3), x(144, dtype=E4M3), x(1, 8, 144, dtype=E4M3)], None, "Shape mismatch. a"),
-    *each(GROUP, "b", [x(24, 144, dtype=E4M3), x(3, 24, 128, dtype=E4M3)], None, "Shape mismatch. a"),
+    *each(GROUP, "b", [x(24, 144, dtype=E4M3), x(3, 24, 128, dtype=E4M3), x(dtype=E4M3)], None, "Shape mismatch. a"),
     *each(GROUP, "b", [x(3, 20, 144, dtype=E4M3)], None, "n must be a multiple of 8"),
     Case(GROUP, "b", {"a": x(8, 136, dtype=E4M3), "b": x(3, 24, 136, dtype=E4M3)}, "k must be a multiple of 16"),
     *each(GROUP, "a_scale", [x(8, 2, dtype=F32), x(2, 9, dtype=F32), x(1, 8, dtype=F32)], None, "Shape mismatch. a_scale.shape"),
@@ -277,7 +282,7 @@ CASES = [
     *(case for f in (INDEXED, MASK) for case in (
         *fp8_and_scales(f),
         *each(f, "a", [x(144, dtype=E4M3), like(f, "a", add=(0, 0, 16) if f == MASK else (0, 16))], None, "Shape mismatch. a"),
-        *each(f, "b", [x(24, 144, dtype=E4M3), like(f, "b", add=(0, 0, 16))], None, "Shape mismatch. a"),
+        *each(f, "b", [x(24, 144, dtype=E4M3), like(f, "b", add=(0, 0, 16)), x(dtype=E4M3)], None, "Shape mismatch. a"),
         *each(f, "a_scale", [like(f, "a_scale", add=(1,)), x(7, dtype=F32)], None, "Shape mismatch. a_scale.shape"),
         *each(f, "b_scale", [like(f, "b_scale", add=(0, 1)), x(3, 2, dtype=F32)], None, "Shape mismatch. b_scale.shape"),
         *each(f, "scale_granularity_mnk", [(1, 1, 128), 1, None]),
@@ -290,12 +295,18 @@ CASES = [
     # ---- grouped_matmul ----
     *each(VERB, "a", [x(8, 144, dtype=F32), x(8, 144, dtype=E4M3)], None, "a has an unsupported dtype", TypeError),
     *each(VERB, "a", [x(8, 144), x(8, 144, dtype=F16)], None, "do not multiply"),
+    *each(VERB, "a", NOT_A_TENSOR, None, TENSOR, TypeError),
+    Case(VERB, "a", {"a": x(128), "b": FP4_WEIGHTS}, "a must be [M, 128]"),
+    Case(VERB, "a", {"a": changed(fp8_operand(C.fp8(16, 144), C.scales_of(16, 2), 1), row_shuffle=16)}, "rows of a are shuffled"),
+    Case(VERB, "a", {"a": changed(STACK, batched=False, scales=C.scales_of(15, 2)), "m_indptr": None}, "a must be batched"),
     *each(VERB, "a", [STACK, fp8_operand(C.fp8(8, 128), C.scales_of(8, 1), 1)], None, "a must be [M, 144]"),
     *each(VERB, "a", [changed(ROWS, scales=C.scales_of(8, 3)), changed(ROWS, scales=C.scales_of(7, 2))], None, "a.scales must have shape"),
     Case(VERB, "a", {"a": changed(ROWS, values=ROWS.values[:, :100])}, "a.values of shape"),
     Case(VERB, "a", {"a": changed(ROWS, values=ROWS.values.to(META), scales=ROWS.scales.to(META))}, DEVICE, RuntimeError),
     *each(VERB, "b", [x(3, 24, 144), None, "x", ROWS], None, "b must be a batched BlockScaledTensor", TypeError),
     Case(VERB, "b", {"b": changed(WEIGHTS, scales=C.scales_of(3, 2, 2))}, "b.scales must have shape"),
+    Case(VERB, "b", {"b": changed(WEIGHTS, values=torch.zeros(3, 32, 144, dtype=U8))}, "b.values of a batched tensor"),
+    Case(VERB, "b", {"b": changed(WEIGHTS, global_scale=C.scales_of(72))}, "one for each of its 3 matrices, got 72"),
     Case(VERB, "m_indptr", {"m_indptr": C.offsets((3, 0, 5)).long()}, "m_indptr must be a int32 tensor"),
     *each(VERB, "m_indptr", [C.offsets((3, 5)), C.offsets((3, 0, 5))[None]], None, "m_indptr must have shape (4,)"),
     *each(VERB, "m_indptr", [C.offsets((3, 0, 6)), C.offsets((3, 0, 5)) - 1], None, "m_indptr has values out of range"),
@@ -312,6 +323,8 @@ CASES = [
     *each(VERB, "out", [x(8, 24)], {"out_dtype": F16}, "Output dtype mismatch"),
     *each(VERB, "out", [x(8, 48)[:, ::2]], None, "stride(-1)"),
     Case(VERB, "out", in_groups(STACK, "masked_m", torch.zeros(3, dtype=I32)) | {"out": x(1, 5, 24).expand(3, 5, 24)}, "overlap"),
+    Case(VERB, "out", in_groups(STACK, "masked_m", torch.zeros(3, dtype=I32)) | {"out": x(300).as_strided((3, 5, 24), (24, 48, 1))},
+         "overlap"),
     *each(VERB, "out_dtype", [torch.float64, E4M3, "bfloat16"], None, "Unsupported output dtype"),
     # ---- FP4 weights ----
     *(case for f in (MXFP4, NVFP4) for case in (

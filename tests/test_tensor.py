@@ -295,3 +295,40 @@ def test_from_torch_refuses_scales_of_another_size():
     values, scales = kinds()["nvfp4"].to_torch()
     with pytest.raises(ValueError, match="want 512 scales"):
         BlockScaledTensor.from_torch(values, [scales[0][:-4]])
+
+
+# ---- batched tensors ----
+
+
+@pytest.mark.parametrize("name", ["nvfp4", "mxfp4", "mxfp8", "fp8_1x128", "fp8_128x128"])
+def test_stacked_matrices_are_the_weights_of_a_grouped_product(name):
+    """Every group's product is that of its own matrix."""
+    weights = [tritonfp4.quantize(torch.randn(40, 96) * 2**g, name) for g in range(3)]
+    stacked = BlockScaledTensor.stack(weights)
+    assert stacked.batched and stacked.shape == (3, 40, 96)
+    assert torch.equal(stacked.dequantize(), torch.stack([w.dequantize() for w in weights]))
+    x = tritonfp4.quantize(torch.randn(10, 96), name if name != "fp8_128x128" else "fp8_1x128", layout=2)
+    ends = torch.tensor([0, 3, 3, 10], dtype=torch.int32)
+    out = tritonfp4.grouped_matmul(x, stacked, ends, out_dtype=torch.float32)
+    want = torch.cat([tritonfp4.matmul(x, w, out_dtype=torch.float32)[s] for w, s in zip(weights, GROUPS, strict=True)])
+    assert torch.equal(out, want)
+
+
+GROUPS = (slice(0, 3), slice(3, 3), slice(3, 10))
+
+
+def test_matrices_that_do_not_stack_are_refused():
+    a, b = tritonfp4.quantize(torch.randn(4, 32)), tritonfp4.quantize(torch.randn(5, 32))
+    rows = tritonfp4.quantize(torch.randn(4, 32), per_row=True)
+    for wrong in ([], [a, b], [a, a.to_layout(2)], [rows, rows], [BlockScaledTensor.stack([a])]):
+        with pytest.raises(ValueError, match=r"BlockScaledTensor\.stack: want 2-D matrices of one shape"):
+            BlockScaledTensor.stack(wrong)
+
+
+def test_a_batched_tensor_survives_parts_and_the_pytree():
+    t = BlockScaledTensor.stack([tritonfp4.quantize(torch.randn(4, 32)) for _ in range(2)])
+    again = BlockScaledTensor.from_parts(*t.parts())
+    assert again.batched and torch.equal(again.dequantize(), t.dequantize())
+    mapped = torch.utils._pytree.tree_map(torch.clone, t)
+    assert mapped.batched and mapped.shape == t.shape and "batched" in repr(t)
+    assert torch.equal(t.to_layout(1).dequantize(), t.dequantize())

@@ -230,6 +230,21 @@ def scale_buffer(
         )
 
 
+def group_values(fn: str, arg: str, groups: torch.Tensor, mode: str, count: int, rows: int) -> None:
+    """Refuse values of row groups that reach outside the operand; they are read, so a CUDA tensor synchronises."""
+    if not groups.numel():
+        return
+    if mode == "indptr":
+        bad = bool((groups[0] < 0) | (groups[-1] > rows) | (groups.diff() < 0).any())
+        text = f"want offsets that never decrease, from 0 to at most the {rows} rows"
+    elif mode == "indices":
+        bad, text = bool(((groups < -1) | (groups >= count)).any()), f"want groups 0 to {count - 1}, or -1"
+    else:
+        bad, text = bool(((groups < 0) | (groups > rows)).any()), f"want row counts 0 to {rows}"
+    if bad:
+        raise ArgumentError(f"{fn}: {arg} has values out of range: got {groups.tolist()}, {text}")
+
+
 def output(fn: str, out: torch.Tensor, shape: tuple[int, int], wanted: torch.dtype, device: torch.device) -> None:
     """Refuse an `out` only for its shape, dtype, device, a last stride that is not 1, or overlapping rows."""
     is_tensor(fn, "out", out)
@@ -245,6 +260,12 @@ def output(fn: str, out: torch.Tensor, shape: tuple[int, int], wanted: torch.dty
         raise ShapeError(f"{fn}: out must have stride(-1) == 1, got strides {out.stride()}")
     if shape[0] > 1 and out.stride(0) < shape[1]:
         raise ShapeError(f"{fn}: the rows of out overlap: got strides {out.stride()}, want stride(0) >= {shape[1]}")
+
+
+def no_gradient(fn: str, out: Any, *operands: torch.Tensor | None) -> None:
+    """Refuse `out` for operands that require a gradient, as torch does: it would be lost without a word."""
+    if out is not None and torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
+        raise UnsupportedError(f"{fn}: out= with an operand that requires a gradient; there is none to record")
 
 
 def backend(fn: str, value: Any, wanted: Sequence[str]) -> None:

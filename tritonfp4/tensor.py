@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,6 +112,32 @@ class BlockScaledTensor:
         """The same matrix on another device."""
         g = None if self.global_scale is None else self.global_scale.to(device)
         return replace(self, values=self.values.to(device), scales=self.scales.to(device), global_scale=g)
+
+    @classmethod
+    def stack(cls, matrices: Sequence[BlockScaledTensor]) -> BlockScaledTensor:
+        """Matrices ``[rows, K]`` of one shape, format and layout as one batched tensor ``[G, rows, K]``: the weights of
+        experts, for `grouped_matmul`. Their global scales stay one for each matrix. Raises ValueError if they differ.
+        """
+        kinds = {
+            (t.format, t.layout, tuple(t.shape), t.batched or t.row_shuffle, t.global_scale is None) for t in matrices
+        }
+        fits = (
+            len(kinds) == 1 and not matrices[0].batched and not matrices[0].row_shuffle and len(matrices[0].shape) == 2
+        )
+        if not fits or any(t.global_scale is not None and t.global_scale.numel() != 1 for t in matrices):
+            raise ValueError(
+                "BlockScaledTensor.stack: want 2-D matrices of one shape, format and layout, rows not shuffled, with at most "
+                f"one global scale each, got {list(matrices)!r}"
+            )
+        first = matrices[0]
+        join = torch.stack if first.format.scale == "fp32" else torch.cat
+        scales = join([t.scales if first.format.scale == "fp32" else t.scales.reshape(-1) for t in matrices])
+        g = None
+        if first.global_scale is not None:
+            g = torch.cat([t.global_scale.reshape(1) for t in matrices if t.global_scale is not None])
+        values = torch.stack([t.flat_values[: t.rows, : t.cols // t.format.packing] for t in matrices])
+        shape = (len(matrices), *first.shape)
+        return cls(values, scales, g, first.format, first.layout, shape, batched=True)
 
     # ---- to and from other libraries' views ----
 

@@ -28,8 +28,8 @@ from tritonfp4 import aot
 from tritonfp4.device import target_info, triton_version
 
 HERE = Path(__file__).resolve().parent
-#: Every case for these, the core ones for the rest. Other Tritons: `python tests/cross_compile/worker.py 80 90 100 120`.
-FULL = (80, 90, 100, 120) if triton_version() == (3, 7, 1) else ()
+#: Every case for these, the core ones for the rest: `python tests/cross_compile/worker.py ARCH ...` compiles all for any.
+FULL = (80, 90) if triton_version() == (3, 7, 1) else ()
 ARCHS = {(3, 7, 1): (80, 86, 89, 90, 100, 103, 120), (3, 6, 0): (80, 90, 100)}.get(
     triton_version() or (), (90, 100, 120)
 )
@@ -105,7 +105,10 @@ def test_values_are_not_loaded_by_the_byte(arch: int) -> None:
     for name, line in results(arch).items():
         for kernel in line.get("kernels", ()):
             few = 4  # a narrow tile of scales may need single bytes
-            if kernel["gemm"] and "K=" not in name and kernel["loads"].get("1", 0) > few:
+            by_block = (
+                kernel["name"] == "matmul_fp8_kernel" and "mx" in name
+            )  # one e8m0 scale for each row and step of 32
+            if kernel["gemm"] and not by_block and "K=" not in name and kernel["loads"].get("1", 0) > few:
                 narrow[name] = kernel["loads"]
     assert not narrow
 

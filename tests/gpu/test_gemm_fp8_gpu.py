@@ -80,6 +80,19 @@ def test_batches(types):
         C.bmm_mxfp8(*shape, types).check("cuda", dtype)
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_nan_in_the_weights_of_a_group_reaches_its_rows_alone(mixed):
+    problem = C.group_indices(n=264, k=528, mixed=mixed)
+    weights, others = problem.args["b"].view(torch.uint8).clone(), problem.args["m_indices"] != 0
+    weights[0] = 0x7F
+    out = problem.run("cuda", F16, b=weights.view(E4M3).cuda()).cpu()
+    assert out[~others].isnan().all() and C.error(out[others], problem.want[others]) <= 1e-3
+
+
+def test_more_matrices_than_a_grid_has_rows():
+    C.bmm_fp8(66000, 2, 16, 16).check("cuda")
+
+
 def test_mm_mxfp8_and_mm_bf16_fp4():
     for i, (m, dtype) in enumerate(ROWS):
         n, k = ((136, 160), (1000, 1024))[i % 2]

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from kernel_checks import check_matmul, error, exact_product, fp32_holds, operand, threshold
+from kernel_checks import check_every_e4m3_scale, check_matmul, error, exact_product, fp32_holds, operand, threshold
 
 import tritonfp4 as T
 from tritonfp4 import SfLayout
@@ -44,6 +44,11 @@ def test_every_candidate_config(a, b):
                 out = torch.full(want.shape, float("nan"), dtype=torch.bfloat16, device="cuda")
                 launchers[config.path](left.to("cuda"), right.to("cuda"), out, config)
                 assert error(out, want) <= threshold(out), (rows, config)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_every_e4m3_scale(grouped):
+    check_every_e4m3_scale("cuda", grouped)
 
 
 def test_fp32_output():

@@ -23,6 +23,7 @@ from test_fp8 import E5M2
 from tritonfp4 import SfLayout, reference
 from tritonfp4.config import Config
 from tritonfp4.formats import FORMATS
+from tritonfp4.kernels import quantize_fp8 as kernels
 from tritonfp4.kernels.encode import e4m3_encode_signed, e5m2_encode_signed
 from tritonfp4.kernels.quantize_fp8 import quantize_fp8, quantize_mxfp8
 from tritonfp4.reference.encode import e4m3_encode, e5m2_encode
@@ -125,6 +126,29 @@ def test_large_blocks():
     check_fp8("cpu", wide(600, 130), "e4m3", [600, 130], "amax", 1e-4, False, 0)
     check_fp8("cpu", wide(3, 16500), "e4m3", [1, 16384], "amax", 1e-4, False, 0)
     check_fp8("cpu", wide(3, 16500), "e4m3", [1, 16500], "amax", 1e-4, False, 0)
+
+
+@pytest.mark.parametrize("block", [[1, 65], [4, 65]], ids=str)
+def test_more_tiles_of_columns_than_a_grid_has(block, monkeypatch):
+    """Groups that are no power of two take up to twice as many tiles as K has."""
+    grids = []
+
+    class Kernel:
+        def __init__(self, kernel):
+            self.kernel = kernel
+
+        def __getitem__(self, grid):
+            grids.append(grid)
+            return self.kernel[grid]
+
+    monkeypatch.setattr(kernels, "GRID_COLUMNS", 3)
+    for name in ("fp8_rows_kernel", "fp8_tiles_kernel"):
+        monkeypatch.setattr(kernels, name, Kernel(getattr(kernels, name)))
+    x = wide(5, 40 * 65)
+    want = reference.quantize_fp8(x, "e4m3", tuple(block), "amax", 1e-4, False, 0)
+    got = quantize_fp8(x, "e4m3", tuple(block), "amax", 1e-4, False, 0, Config("quantize", 32, 128))
+    assert all(same(g, w) for g, w in zip(got, want, strict=True))
+    assert len(grids) == 1 and grids[0][1] <= 3
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -52,6 +52,37 @@ def test_a_group_for_every_row(mixed):
     C.group_indices((3, 0, 40, 1, 17), 40, 144, mixed).check("cpu", F16, "triton")
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_nan_in_the_scales_of_a_group_reaches_its_rows_alone(mixed):
+    """Not the rows of other groups, or of none, in the same tile. (The interpreter's FP8 elements have no NaN.)"""
+    problem = C.group_indices((3, 5), 24, 144, mixed)
+    problem.args["b_scale"][0] = float("nan")
+    out, others = problem.run("cpu", F16, "triton"), problem.args["m_indices"] != 0
+    assert out[~others].isnan().all() and C.error(out[others], problem.want[others]) <= 1e-3
+
+
+@pytest.mark.parametrize("mode", ["m_indptr", "m_indices", None])
+def test_a_global_scale_for_each_group_or_row(mode):
+    def operand(g, *shape):
+        values, fmt = C.fp8(*shape, seed=len(shape)), T.formats.FP8
+        t = T.BlockScaledTensor(
+            values.view(torch.uint8), torch.empty(0), g, fmt, SfLayout.layout_linear, shape, batched=len(shape) == 3
+        )
+        return t, values.double() * g.double().reshape(*shape[:-2], -1, 1)
+
+    _, indices, m = C.ragged((3, 0, 5), 1, 2)
+    b, right = operand(torch.tensor([0.3, 5.0, 0.01]), 3, 24, 128)
+    if mode is None:
+        a, left = operand(C.scales_of(3), 3, 9, 128)
+        out, want = T.grouped_matmul(a, b, out_dtype=F16, backend="triton"), left @ right.transpose(1, 2)
+    else:
+        a, left = operand(C.scales_of(m), m, 128)
+        groups = {mode: indices if mode == "m_indices" else C.offsets((3, 0, 5), 1)}
+        out = T.grouped_matmul(a, b, **groups, out_dtype=F16, backend="triton")
+        want = C.product_of_groups(left, right, indices)
+    assert C.error(out, want) <= 1e-3
+
+
 def test_masked_groups():
     C.masked(k=144).check("cpu", F16, "triton")
     C.masked((3, 200), 200, 40, 144, 128).check("cpu", F16, "triton")
@@ -176,6 +207,30 @@ def test_nan_scales_inside_the_matrix_reach_the_output():
     problem.args["a_scale"][3, 1] = float("nan")
     out = problem.run("cpu", F16, "triton")
     assert out.isnan().all(1).nonzero()[:, 0].tolist() == [3] and out.isnan().any(1).sum() == 1
+
+
+@pytest.mark.parametrize("mode", ["batch", "masked", "indptr", "indices"])
+def test_a_launch_has_one_axis(mode):
+    """The other axes of a CUDA grid end at 65535: too few for many matrices."""
+    from tritonfp4.config import Config
+    from tritonfp4.kernels.grouped import launch_groups, unwrap_group
+
+    class Kernel:
+        def __getitem__(self, grid):
+            self.grid = grid
+            return lambda *args, **constants: None
+
+    kernel, count = Kernel(), 70000
+    fmt, linear = T.formats.FP8, SfLayout.layout_linear
+    each = [
+        T.BlockScaledTensor(x, torch.empty(0), None, fmt, linear, tuple(x.shape), batched=True)
+        for x in (torch.zeros(1, 1, 1, dtype=torch.uint8).expand(count, rows, 16) for rows in (20, 40))
+    ]
+    a, b = map(unwrap_group, each)
+    out = torch.empty(1, dtype=BF16).expand(count, 20, 40)
+    launch_groups(kernel, a, b, None, mode, out, (count, 20, 40, 16), Config("fp8", 16, 128, 16))
+    tiles = {"batch": 2 * count, "masked": 2 * count, "indptr": 21, "indices": 2}[mode]
+    assert kernel.grid == (tiles * 3,)
 
 
 @pytest.mark.parametrize("backend", ["triton", "torch"])

@@ -6,7 +6,9 @@ from kernel_checks import same_bytes, special
 
 import tritonfp4 as T
 from tritonfp4 import SfLayout
+from tritonfp4.config import Config
 from tritonfp4.formats import FORMATS
+from tritonfp4.kernels import relayout as kernels
 
 OPS = torch.ops.tritonfp4
 
@@ -58,6 +60,22 @@ def test_relayout(shape, dtype):
         assert same_bytes(OPS.relayout(linear, list(shape), 2, int(target), 0, "triton"), moved) == 0
         back = OPS.relayout(moved, list(shape), int(target), 2, 0, "triton")
         assert same_bytes(back, linear) == 0
+
+
+@pytest.mark.parametrize("shape", [(70000, 1, 4), (70000, 300, 3)])
+def test_many_matrices_fit_in_the_grid(shape, monkeypatch):
+    """The second and the third dimension of a CUDA grid end at 65535."""
+    grids = []
+
+    class Kernel:
+        def __getitem__(self, grid):
+            grids.append(grid)
+            return lambda *args, **options: None
+
+    monkeypatch.setattr(kernels, "relayout_kernel", Kernel())
+    config = Config("relayout", 128, 16)
+    kernels.relayout(torch.empty(shape, device="meta"), *shape, SfLayout(2), SfLayout(0), 0, config)
+    assert grids[0][0] >= shape[0] and all(size <= 65535 for size in grids[0][1:])
 
 
 def test_shuffles():

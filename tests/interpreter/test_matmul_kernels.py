@@ -5,7 +5,7 @@ import dataclasses
 import interpreter_patch
 import pytest
 import torch
-from kernel_checks import check_matmul, error, exact_product, fp32_holds, operand, threshold
+from kernel_checks import check_every_e4m3_scale, check_matmul, error, exact_product, fp32_holds, operand, threshold
 
 import tritonfp4 as T
 from tritonfp4 import SfLayout
@@ -135,6 +135,11 @@ def test_every_e8m0_code(pair):
         fits = fp32_holds(a, b, want)
         assert fits.sum() > 60
         assert ((out.double() - want)[fits].abs() <= 1e-5 * want.abs()[fits] + 1e-36).all()
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_every_e4m3_scale(grouped):
+    check_every_e4m3_scale("cpu", grouped)
 
 
 @pytest.mark.parametrize("launcher", [matmul_upcast, matmul_dequantize, matmul_scaled])

@@ -61,6 +61,22 @@ def test_given_global_scales(rule):
         check_quantize("cpu", x, "nvfp4", rule, SfLayout.layout_linear, per_row=True)
 
 
+@pytest.mark.parametrize("rule", ["static_6", "static_4", "mse", "mae", "abs_max"])
+def test_negative_global_scales(rule):
+    """Block scales have no sign: the elements take it."""
+    for scale in (torch.tensor([-0.37]), torch.randn(33)):
+        check_quantize("cpu", wide(33, 96).bfloat16(), "nvfp4", rule, SfLayout.layout_128x4, global_scale=scale)
+
+
+def test_mxfp4_ignores_where_a_global_scale_comes_from():
+    args = (wide(5, 64), torch.rand(5), None, FORMATS["mxfp4"], "static_6", 448)
+    configs = Config("quantize", 16, 64), Config("amax", 16, 64)
+    for source in ("row", "encode", "tensor"):
+        want = reference.quantize(*args, source, SfLayout.layout_linear, False)
+        got = launcher(*args, source, SfLayout.layout_linear, False, *configs)
+        assert [same_bytes(g, w) for g, w in zip(got, want, strict=True)] == [0, 0, 0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", SfLayout)
 @pytest.mark.parametrize("format, rule", FORMAT_RULES)
@@ -109,6 +125,9 @@ def test_per_token_scale_and_out_scale():
         want = T.nvfp4_quantize(x, c, per_token_activation=True, backend="torch", **option)
         assert [same_bytes(g, w) for g, w in zip(got, want, strict=True)] == [0, 0, 0]
         assert got[2][5] == 0
+    got, want = (T.nvfp4_quantize(x * 1e9, 1e38, per_token_activation=True, backend=b) for b in ("triton", "torch"))
+    assert [same_bytes(g, w) for g, w in zip(got, want, strict=True)] == [0, 0, 0]
+    assert (got[2] == 1).any()  # 1 / c / amax is 0 there
 
 
 def test_global_scale():

@@ -79,7 +79,7 @@ def dequantize_kernel(
     start = tl.program_id(1).to(tl.int64) * BLOCK_K
     x = _elements(values_ptr, r, start, M, K, value_stride, value_stride_k, ELEMENT, ODD_K, BLOCK_M, BLOCK_K)
     if SCALE != "":
-        c = tl.program_id(1) * C + tl.arange(0, C)
+        c = tl.program_id(1).to(tl.int64) * C + tl.arange(0, C)
         scale = _scales(
             scales_ptr, r, c, M, matrix_rows, scale_stride_b, scale_stride_m, scale_stride_k, scale_cols,
             SCALE, ROWS, LAYOUT, ZERO_CODE, BATCHED,

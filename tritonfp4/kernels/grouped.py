@@ -83,10 +83,10 @@ def launch_groups(
 ) -> None:  # fmt: skip
     """Launch a grouped kernel; `shape` is (matrices of b, rows of a or of one of its matrices, N, K)."""
     count, rows, n, k = shape
-    tiles = ceil_div(rows, config.block_m)
+    tiles = ceil_div(rows, config.block_m) * (count if mode in ("batch", "masked") else 1)
     if mode == "indptr":  # whole tiles, and at most one partial tile for each segment
         tiles = rows // config.block_m + min(count + 2, rows)
-    grid = (tiles * ceil_div(n, config.block_n), count if mode in ("batch", "masked") else 1)
+    grid = (tiles * ceil_div(n, config.block_n),)
     with on_device(out):
         kernel[grid](
             a.data, a.scales, a.global_scale, b.data, b.scales, b.global_scale, groups, out, count, rows, n, k,

@@ -10,6 +10,8 @@ import triton
 
 #: Whether jit functions defined in this process run in Triton's interpreter on CPU tensors.
 INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
+#: Programs that a grid has room for in its second and third dimension.
+GRID_COLUMNS = 65535
 
 
 # Launchers pass row counts with `do_not_specialize`: they only bound masks, and a new batch size must not recompile. Widths

@@ -2,7 +2,8 @@
 
 The scales are applied to the product of one scale block along K, in fp32. So the element bytes meet the tensor cores as
 they are, on FP8 ones where the GPU has them, else decoded exactly to fp16; and every scale of a wide range keeps its
-precision. MXFP8 scales are added as exponents and applied in two halves: no code from 0 to 254 overflows on the way.
+precision, as long as fp32 holds the product of the two. MXFP8 scales are added as exponents and applied in two halves: no
+code from 0 to 254 overflows on the way.
 """
 
 from __future__ import annotations
@@ -140,7 +141,8 @@ def _tile(
             c_a, c_b = ra * 0 + c, rb * 0 + c
             sa = _load_scales(a_scale_ptr, sra, ok_a, c_a, a_sstride_r, a_sstride_k, a_scols, SCALE, A_ROWS, A_LAYOUT)
             if B_ONE:
-                sb = tl.load(b_scale_ptr + (first_b // B_ROWS) * b_sstride_r + c * b_sstride_k)
+                row_b, col_b = tl.cast(first_b // B_ROWS, tl.int64), tl.cast(c, tl.int64)
+                sb = tl.load(b_scale_ptr + row_b * b_sstride_r + col_b * b_sstride_k)
             else:
                 sb = _load_scales(
                     b_scale_ptr, rb, ok_b, c_b, b_sstride_r, b_sstride_k, b_scols, SCALE, B_ROWS, B_LAYOUT
@@ -168,7 +170,6 @@ def matmul_fp8_kernel(
         group, first, valid, bound, tile, pid_n = 0, 0, M, M, pid // tiles_n, pid % tiles_n
     else:
         group, first, valid, bound, tile, pid_n = segment(groups_ptr, G, M, tiles_n, MODE, SEGMENTS, BLOCK_M)
-    g = tl.cast(group, tl.int64) if MODE != "indices" else 0
     local = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     ra = (first + local).to(tl.int64)
     rb = (pid_n * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
@@ -181,21 +182,32 @@ def matmul_fp8_kernel(
     first_b = pid_n * BLOCK_N
     acc = tl.zeros([BLOCK_N, BLOCK_M] if SWAP else [BLOCK_M, BLOCK_N], tl.float32)
     if MODE == "indices":
-        # Rows of one group usually fill whole tiles; where they do not, every group of the tile takes its turn.
+        # Rows of one group usually fill whole tiles; where they do not, every group of the tile takes its turn, and stores
+        # its own rows alone: a NaN in its weights makes NaN of all others (0 * NaN), too.
         index = tl.load(groups_ptr + ra, mask=ok_a, other=-1)
         index = tl.where((index >= 0) & (index < G), index, -1)
         low = tl.min(tl.where(index >= 0, index, 0x7FFFFFFF), 0)
+        store_rows(
+            acc, tl.where(index < 0, local, M), rb, first, 0, 0, bound, M, N, a_global_ptr, b_global_ptr, out_ptr,
+            out_stride_g, out_stride_m, out_stride_n, MODE, A_GLOBAL, B_GLOBAL, 1.0, SWAP, INTERPRETED, BLOCK_M,
+        )  # fmt: skip
         for at in range(low, tl.max(index, 0) + 1):
             mine = index == at
             if tl.max(mine.to(tl.int32), 0) > 0:
-                acc = _tile(
-                    acc, a_ptr, a_scale_ptr, b_ptr + tl.cast(at, tl.int64) * b_stride_g, b_scale_ptr + tl.cast(at, tl.int64) * b_sstride_g,
+                g = tl.cast(at, tl.int64)
+                part = _tile(
+                    acc, a_ptr, a_scale_ptr, b_ptr + g * b_stride_g, b_scale_ptr + g * b_sstride_g,
                     ra, sra, mine, rb, ok_b, first_b, K, a_stride_r, a_stride_k, b_stride_r, b_stride_k,
                     a_sstride_r, a_sstride_k, b_sstride_r, b_sstride_k, a_scols, b_scols,
                     A_ELEMENT, A_ROWS, A_LAYOUT, B_ELEMENT, B_ROWS, B_LAYOUT, SCALE, B_ONE, COMPUTE, SWAP, K_MULTIPLE,
                     BLOCK_M, BLOCK_N, STEP,
                 )  # fmt: skip
+                store_rows(
+                    part, tl.where(mine, local, M), rb, first, g, valid, bound, M, N, a_global_ptr, b_global_ptr, out_ptr,
+                    out_stride_g, out_stride_m, out_stride_n, MODE, A_GLOBAL, B_GLOBAL, 1.0, SWAP, INTERPRETED, BLOCK_M,
+                )  # fmt: skip
     else:
+        g = tl.cast(group, tl.int64)
         depth = tl.where(tile * BLOCK_M < valid, K, 0)
         a_base, b_base = a_ptr + g * a_stride_g, b_ptr + g * b_stride_g
         a_sbase, b_sbase = a_scale_ptr + g * a_sstride_g, b_scale_ptr + g * b_sstride_g
@@ -205,10 +217,10 @@ def matmul_fp8_kernel(
             A_ELEMENT, A_ROWS, A_LAYOUT, B_ELEMENT, B_ROWS, B_LAYOUT, SCALE, B_ONE, COMPUTE, SWAP, K_MULTIPLE,
             BLOCK_M, BLOCK_N, STEP,
         )  # fmt: skip
-    store_rows(
-        acc, local, rb, first, g, valid, bound, M, N, a_global_ptr, b_global_ptr, out_ptr,
-        out_stride_g, out_stride_m, out_stride_n, MODE, A_GLOBAL, B_GLOBAL, 1.0, SWAP, INTERPRETED, BLOCK_M,
-    )  # fmt: skip
+        store_rows(
+            acc, local, rb, first, g, valid, bound, M, N, a_global_ptr, b_global_ptr, out_ptr,
+            out_stride_g, out_stride_m, out_stride_n, MODE, A_GLOBAL, B_GLOBAL, 1.0, SWAP, INTERPRETED, BLOCK_M,
+        )  # fmt: skip
 
 
 def matmul_fp8(

@@ -58,10 +58,10 @@ def amax_rows_kernel(
 
 @triton.jit
 def _encode_scale(amax_bits, largest):
-    """G = min(largest / amax, FLT_MAX); 1 where amax is 0, infinite or NaN (-1)."""
+    """G = min(largest / amax, FLT_MAX); 1 where that is 0, or amax is 0, infinite or NaN (-1)."""
     g = tl.div_rn(largest, amax_bits.to(tl.float32, bitcast=True))
     g = tl.where(g > 3.4028234663852886e38, 3.4028234663852886e38, g)
-    return tl.where((amax_bits <= 0) | (amax_bits >= 0x7F800000), 1.0, g)
+    return tl.where((g == 0.0) | (amax_bits <= 0) | (amax_bits >= 0x7F800000), 1.0, g)
 
 
 @triton.jit
@@ -221,6 +221,8 @@ def quantize(
     value_rows, value_cols = (scale_rows, padded_cols * fmt.vec // 2) if pad else (rows, cols // 2)
     values = torch.empty((value_rows, value_cols), dtype=torch.uint8, device=x.device)
     scales = torch.empty(scale_rows * padded_cols, dtype=torch.uint8, device=x.device)
+    if not fmt.two_level:
+        global_scale, scale_from = None, "none"
     given = (
         None
         if global_scale is None or scale_from == "tensor"
@@ -230,8 +232,6 @@ def quantize(
     decode = torch.empty(rows if per_row else 1, dtype=torch.float32, device=x.device)
     reciprocal_range = None
     partials = 1
-    if not fmt.two_level:
-        given, scale_from, per_row = None, "none", False
     with on_device(x):
         if scale_from in ("tensor", "row"):
             reciprocal_range = given if scale_from == "row" else None

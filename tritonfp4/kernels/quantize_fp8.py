@@ -11,7 +11,7 @@ import triton.language as tl
 from tritonfp4.config import Config
 from tritonfp4.formats import BlockFormat
 from tritonfp4.kernels.encode import e4m3_encode_signed, e5m2_encode_signed, scale_offset, to_fp32
-from tritonfp4.kernels.launch import on_device
+from tritonfp4.kernels.launch import GRID_COLUMNS, on_device
 from tritonfp4.layouts import SfLayout, as_layout, ceil_div, round_up
 
 ELEMENT_MAX = {"e4m3": 448.0, "e5m2": 57344.0, "int8": 127.0}
@@ -239,7 +239,7 @@ def quantize_fp8(
     scales = torch.empty(stored_rows * scale_cols, dtype=torch.float32, device=x.device)
     scales = scales.view(scale_cols, stored_rows).t() if mn_align else scales.view(stored_rows, scale_cols)
     padded = triton.next_power_of_2(block[1])
-    block_k = max(config.block_k, padded)
+    block_k = max(config.block_k, padded, triton.next_power_of_2(ceil_div(scale_cols * padded, GRID_COLUMNS)))
     block_m = max(config.block_m * config.block_k // block_k, 1)
     column_tiles = ceil_div(scale_cols * padded, block_k)
     facts = {

@@ -12,14 +12,14 @@ from tritonfp4.kernels.launch import on_device
 from tritonfp4.layouts import SfLayout, as_layout, ceil_div
 
 
-@triton.jit(do_not_specialize=["rows", "target_rows", "source_numel", "target_numel"])
+@triton.jit(do_not_specialize=["tiles", "rows", "target_rows", "source_numel", "target_numel"])
 def relayout_kernel(
-    source_ptr, target_ptr, rows, cols, target_rows, target_cols, source_numel, target_numel,
+    source_ptr, target_ptr, tiles, rows, cols, target_rows, target_cols, source_numel, target_numel,
     SOURCE: tl.constexpr, TARGET: tl.constexpr, SHUFFLE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """One tile of one matrix (program axis 2) of the padded target; padding is written as 0."""
-    batch = tl.program_id(2).to(tl.int64)
-    r = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    """One tile of one matrix (`tiles` of them below each other) of the padded target; padding is written as 0."""
+    batch = (tl.program_id(0) // tiles).to(tl.int64)
+    r = tl.program_id(0) % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
     c = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
     inside = (r < rows)[:, None] & (c < cols)[None, :]
     source = batch * source_numel + scale_offset(shuffled_index(r, SHUFFLE)[:, None], c[None, :], cols, SOURCE)
@@ -63,10 +63,10 @@ def relayout(
     out = torch.empty(batch * target_rows * target_cols, dtype=scales.dtype, device=scales.device)
     if out.numel() == 0:
         return out
-    grid = (ceil_div(target_rows, config.block_m), ceil_div(target_cols, config.block_k), batch)
+    tiles = ceil_div(target_rows, config.block_m)
     with on_device(out):
-        relayout_kernel[grid](
-            _bits(scales.reshape(-1).contiguous()), _bits(out), rows, cols, target_rows, target_cols,
+        relayout_kernel[(batch * tiles, ceil_div(target_cols, config.block_k))](
+            _bits(scales.reshape(-1).contiguous()), _bits(out), tiles, rows, cols, target_rows, target_cols,
             as_layout(source).numel(rows, cols), target_rows * target_cols,
             SOURCE=int(source), TARGET=int(target), SHUFFLE=row_shuffle,
             BLOCK_M=config.block_m, BLOCK_K=config.block_k, num_warps=config.num_warps,

@@ -23,10 +23,10 @@ def rotate_kernel(
     start = (tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)).to(tl.int64) * H
     inside = (r < M)[:, None] & (start < K)[None, :]
     j = tl.arange(0, H)
-    at = r[:, None] * stride_m + start[None, :] * stride_k
+    at = r[:, None] * stride_m
     out = tl.zeros([BLOCK_M, GROUPS, H], tl.float32)
     for i in range(H):
-        x = to_fp32(tl.load(x_ptr + at + i * stride_k, mask=inside, other=0.0))
+        x = to_fp32(tl.load(x_ptr + at + (start + i)[None, :] * stride_k, mask=inside, other=0.0))
         product = x[:, :, None] * to_fp32(tl.load(had_ptr + i * H + j))[None, None, :]
         out = tl.where(i == 0, product, out + product)  # the first one alone: 0 + -0 would lose the sign
     out = to_dtype(out, out_ptr.dtype.element_ty, INTERPRETED)

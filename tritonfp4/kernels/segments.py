@@ -42,16 +42,16 @@ def ragged_segment(pid, indptr_ptr, G, M, SEGMENTS: tl.constexpr, BLOCK_M: tl.co
 def segment(groups_ptr, G, M, tiles_n, MODE: tl.constexpr, SEGMENTS: tl.constexpr, BLOCK_M: tl.constexpr):
     """Program -> group, first, valid, bound, row tile, column tile. In "batch" and "masked" M is the rows of one matrix."""
     pid = tl.program_id(0)
-    pid_m, pid_n = pid // tiles_n, pid % tiles_n
     if MODE == "indptr":
-        group, first, valid, bound, tile = ragged_segment(pid_m, groups_ptr, G, M, SEGMENTS, BLOCK_M)
-        return group, first, valid, bound, tile, pid_n
+        group, first, valid, bound, tile = ragged_segment(pid // tiles_n, groups_ptr, G, M, SEGMENTS, BLOCK_M)
+        return group, first, valid, bound, tile, pid % tiles_n
     else:
-        group = tl.program_id(1)
+        tiles = tl.cdiv(M, BLOCK_M) * tiles_n  # of one matrix; the grid has one axis, as the others end at 65535
+        group, pid = pid // tiles, pid % tiles
         valid = M
         if MODE == "masked":
             valid = tl.minimum(tl.maximum(tl.load(groups_ptr + group), 0), M)
-        return group, 0, valid, M, pid_m, pid_n
+        return group, 0, valid, M, pid // tiles_n, pid % tiles_n
 
 
 @triton.jit

@@ -31,7 +31,8 @@ def _dequantize(
         values.view(torch.uint8), codes, global_scale, fmt, SfLayout(layout), tuple(shape), row_shuffle, batched
     )
     want = t.scale_layout.numel(*t.scale_shape) * (shape[0] if batched else 1) if fmt.scale else 0
-    if codes.numel() != want or fmt.packing * values.numel() < t.rows * t.cols:
+    padded = batched and tuple(values.shape[:-1]) != tuple(shape[:-1])
+    if codes.numel() != want or fmt.packing * values.numel() < t.rows * t.cols or padded:
         raise ShapeError(
             f"dequantize: {values.numel()} bytes and {codes.numel()} scales do not hold {tuple(shape)} in {format}"
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tritonfp4 import reference
+from tritonfp4 import checks, reference
 from tritonfp4.autotune import Problem, select
 from tritonfp4.device import device_info
 from tritonfp4.formats import FORMATS
@@ -96,6 +96,10 @@ def _grouped_into(a: Any, b: Any, groups: torch.Tensor | None, mode: str, out: t
         out.zero_()
         return
     if not use_kernels("grouped_matmul", out, backend):
+        if groups is not None and not groups.is_cuda:  # also in a compiled graph, where the verb cannot
+            name = {"indptr": "m_indptr", "indices": "m_indices", "masked": "masked_m"}[mode]
+            rows = a.shape[-2] if mode == "masked" else a.shape[0]
+            checks.group_values("grouped_matmul", name, groups, mode, b.shape[0], rows)
         reference.grouped_matmul(a, b, groups, mode, out)
         return
     from tritonfp4.kernels.products import multiply_groups

@@ -31,10 +31,10 @@ def tensor_amax(x: torch.Tensor) -> torch.Tensor:
 
 
 def encode_scale(amax: torch.Tensor, largest: torch.Tensor | float) -> torch.Tensor:
-    """``G = min(largest / amax, FLT_MAX)``, and 1 where amax is not positive, infinite or NaN."""
+    """``G = min(largest / amax, FLT_MAX)``, and 1 where that is 0 or amax is not positive, infinite or NaN."""
     g = torch.full_like(amax, 1.0) * largest / amax
     g = torch.where(g > FLT_MAX, FLT_MAX, g)
-    return torch.where((amax <= 0) | amax.isinf() | amax.isnan(), 1.0, g)
+    return torch.where((g == 0) | (amax <= 0) | amax.isinf() | amax.isnan(), 1.0, g)
 
 
 def global_encode_scale(x: torch.Tensor, largest: float) -> torch.Tensor:
@@ -48,6 +48,11 @@ def _reciprocal(s: torch.Tensor) -> torch.Tensor:
     return torch.where(inverse > FLT_MAX, FLT_MAX, inverse)
 
 
+def _scale_byte(s: torch.Tensor) -> torch.Tensor:
+    """e4m3 code of a block scale. It has no sign: a negative global scale turns the elements around."""
+    return e4m3_encode(s) & 0x7F
+
+
 def _round(y: torch.Tensor, bits: torch.Tensor | None) -> torch.Tensor:
     """e2m1 codes, to nearest or by 16 random bits for each element."""
     return e2m1_encode(y) if bits is None else e2m1_encode_stochastic(y, bits)
@@ -57,7 +62,7 @@ def _nvfp4_static(
     x: torch.Tensor, v: torch.Tensor, g: torch.Tensor, inverse_max: float, bits: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """x [R, C, 16], v [R, C], encode scale g [R, 1] -> codes [R, C, 16], e4m3 scale bytes [R, C]."""
-    s8 = e4m3_encode(torch.where(v == 0, 0.0, v * (g * inverse_max)))
+    s8 = _scale_byte(torch.where(v == 0, 0.0, v * (g * inverse_max)))
     factor = torch.where(v == 0, 0.0, _reciprocal(e4m3_decode(s8) * (1.0 / g)))
     return _round(x * factor[..., None], bits), s8
 
@@ -102,7 +107,7 @@ def _nvfp4_adaptive(
     base = torch.where(v == 0, 0.0, v / torch.full_like(v, 6.0) * g)
     results = []
     for scaled in (base, base * 1.5):
-        s8 = e4m3_encode(scaled)
+        s8 = _scale_byte(scaled)
         s = e4m3_decode(s8)
         factor = torch.where(v == 0, 0.0, _reciprocal(s * (1.0 / g)))
         q = _round(x * factor[..., None], bits)

@@ -152,9 +152,18 @@ def _check_rmsnorm(
             raise checks.ShapeError(
                 f"{fn}: residual must have the shape of input: got {tuple(residual.shape)}, want {tuple(x.shape)}"
             )
-        if any(residual.stride(i) == 0 and residual.shape[i] > 1 for i in range(residual.ndim)):
+        if _overlaps(residual):
             raise checks.ShapeError(f"{fn}: elements of residual overlap: got strides {residual.stride()}")
     checks.same_device(fn, input=x, residual=residual, weight=weight, global_scale=global_scale)
+
+
+def _overlaps(t: torch.Tensor) -> bool:
+    """Whether two elements may share memory: a step that does not leave the reach of a smaller one."""
+    steps = [(step, size) for step, size in zip(t.stride(), t.shape, strict=True) if size > 1]
+    if any(step == 0 for step, _ in steps):
+        return True
+    pairs = [(a, b) for i, a in enumerate(steps) for j, b in enumerate(steps) if i != j]
+    return any(step <= other <= step * (size - 1) for (step, size), (other, _) in pairs)
 
 
 def _output(

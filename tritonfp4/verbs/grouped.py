@@ -7,7 +7,7 @@ import torch
 from tritonfp4 import checks
 from tritonfp4.formats import FP4_FORMATS
 from tritonfp4.tensor import BlockScaledTensor
-from tritonfp4.verbs.matmul import OUT_DTYPES, flat_operand, kind_of, same_kind
+from tritonfp4.verbs.matmul import OUT_DTYPES, flat_operand, kind_of, not_shuffled, same_kind
 from tritonfp4.verbs.operand import block_scaled
 from tritonfp4.verbs.quantize import BACKENDS
 
@@ -47,19 +47,11 @@ def check_groups(
     want = {"indptr": count + 1, "indices": rows, "masked": count}[mode]
     if groups.ndim != 1 or groups.shape[0] != want:
         raise checks.ShapeError(f"{fn}: {arg} must have shape ({want},), got {tuple(groups.shape)}")
-    if torch.compiler.is_compiling() or groups.device.type not in ("cpu", "cuda") or not groups.numel():
-        return
+    if torch.compiler.is_compiling() or groups.device.type not in ("cpu", "cuda"):
+        return  # what is compiled for the CPU is checked by the operator
     if groups.device.type == "cuda" and not debug:
         return
-    if mode == "indptr":
-        bad = bool((groups[0] < 0) | (groups[-1] > rows) | (groups.diff() < 0).any())
-        text = f"want offsets that never decrease, from 0 to at most the {rows} rows"
-    elif mode == "indices":
-        bad, text = bool(((groups < -1) | (groups >= count)).any()), f"want groups 0 to {count - 1}, or -1"
-    else:
-        bad, text = bool(((groups < 0) | (groups > rows)).any()), f"want row counts 0 to {rows}"
-    if bad:
-        raise checks.ArgumentError(f"{fn}: {arg} has values out of range: got {groups.tolist()}, {text}")
+    checks.group_values(fn, arg, groups, mode, count, rows)
 
 
 def grouped_matmul(
@@ -79,8 +71,9 @@ def grouped_matmul(
     Args:
         a: activations. With `m_indptr` or `m_indices` ``[M, K]``; else ``[G, M, K]``, `batched` if quantized. A
             `BlockScaledTensor`, or a bf16 / fp16 tensor against FP4 weights. Ragged (`m_indptr`) operands in a swizzled
-            layout hold the scales of group g from row ``(m_indptr[g] + 127 * g) // 128 * 128`` of their buffer on.
-        b: weights ``[G, N, K]``, `batched`.
+            layout hold the scales of group g from row ``(m_indptr[g] + 127 * g) // 128 * 128`` of their buffer on. Rows are
+            not shuffled.
+        b: weights ``[G, N, K]``, `batched`, with at most one global scale for each matrix.
         m_indptr: int32 ``[G + 1]``: group g is the rows ``m_indptr[g]`` to ``m_indptr[g + 1]``; any sizes, 0 included.
         m_indices: int32 ``[M]``: the group of every row, -1 for none (FP8 operands).
         masked_m: int32 ``[G]``: how many rows of each matrix of a count.
@@ -105,21 +98,30 @@ def grouped_matmul(
     mode = {"m_indptr": "indptr", "m_indices": "indices", "masked_m": "masked"}[named[0][0]] if named else "batch"
     if not isinstance(b, BlockScaledTensor) or not b.batched:
         raise checks.DTypeError(f"{fn}: b must be a batched BlockScaledTensor [G, N, K], got {b!r}")
-    count, rows = b.shape[0], a.shape[-2]
+    count = b.shape[0]
     block_scaled(fn, "b", b)
     if isinstance(a, BlockScaledTensor):
         block_scaled(fn, "a", a, count if mode == "indptr" else None)
     else:
         checks.dtype(fn, "a", a, checks.PLAIN_DTYPES)
     same_kind(fn, a, b)
+    not_shuffled(fn, a=a)
+    if b.global_scale is not None and b.global_scale.numel() not in (1, count):
+        raise checks.UnsupportedError(
+            f"{fn}: b takes one global scale, or one for each of its {count} matrices, got {b.global_scale.numel()}"
+        )
     if mode == "indices" and b.format.packing == 2 and kind_of(a) in ("plain", *FP4_FORMATS):
         raise checks.UnsupportedError(f"{fn}: m_indices is for FP8 operands, got {b!r}; use m_indptr")
     lead = 2 if mode in ("indptr", "indices") else 3
     if len(a.shape) != lead or (lead == 3 and a.shape[0] != count) or a.shape[-1] != b.shape[-1]:
         want = f"[M, {b.shape[-1]}]" if lead == 2 else f"[{count}, M, {b.shape[-1]}]"
         raise checks.ShapeError(f"{fn}: a must be {want} for b of shape {tuple(b.shape)}, got {tuple(a.shape)}")
+    if isinstance(a, BlockScaledTensor) and a.batched != (lead == 3):
+        raise checks.ShapeError(
+            f"{fn}: a must {'' if lead == 3 else 'not '}be batched: the scales of [G, M, K] are those of each matrix, got {a!r}"
+        )
     for name, groups in named:
-        check_groups(fn, name, groups, mode, count, rows, debug)
+        check_groups(fn, name, groups, mode, count, a.shape[-2], debug)
     values = a.values if isinstance(a, BlockScaledTensor) else a
     checks.same_device(fn, b=b.values, a=values, **dict(named))
     if out is not None:
@@ -128,6 +130,7 @@ def grouped_matmul(
     checks.out_dtype(fn, kind, OUT_DTYPES)
     if out is not None:
         grouped_output(fn, out, (*a.shape[:-1], b.shape[1]), kind, values.device)
+        checks.no_gradient(fn, out, values)
     return call_grouped(a, b, named[0][1] if named else None, mode, out, kind, backend)
 
 
@@ -142,5 +145,9 @@ def grouped_output(
         )
     first = out if out.ndim == 2 else out[0] if out.shape[0] else out.new_empty(shape[1:])
     checks.output(fn, first, (shape[-2], shape[-1]), dtype, device)
-    if out.ndim == 3 and out.numel() and out.shape[0] > 1 and out.stride(0) < (shape[1] - 1) * out.stride(1) + shape[2]:
+    if out.ndim < 3 or not out.numel() or out.shape[0] == 1:
+        return
+    # Matrices lie one after the other, or row by row between each other.
+    (count, rows, n), (matrix, row) = shape, out.stride()[:2]
+    if matrix < (rows - 1) * row + n and (rows == 1 or matrix < n or row < (count - 1) * matrix + n):
         raise checks.ShapeError(f"{fn}: the matrices of out overlap: got strides {out.stride()}")

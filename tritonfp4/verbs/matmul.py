@@ -62,6 +62,16 @@ def same_kind(fn: str, a: Operand, b: Operand) -> None:
         )
 
 
+def not_shuffled(fn: str, **operands: Operand) -> None:
+    """Refuse operands with shuffled rows, by name."""
+    for name, t in operands.items():
+        if isinstance(t, BlockScaledTensor) and t.row_shuffle:
+            raise checks.UnsupportedError(
+                f"{fn}: the rows of {name} are shuffled in blocks of {t.row_shuffle}; only products of FP4 operands or of 16-bit "
+                "activations and FP4 weights, without groups, take shuffled rows"
+            )
+
+
 def matmul(
     a: Operand,
     b: Operand,
@@ -78,7 +88,7 @@ def matmul(
 
     Args:
         a: ``[*lead, K]``, a `BlockScaledTensor` or a bf16 / fp16 tensor.
-        b: ``[N, K]``, likewise; weights. At least one of the two is quantized.
+        b: ``[N, K]``, likewise; weights. At least one of the two is quantized. Shuffled rows only in FP4 with FP4 or 16 bits.
         out: ``[*lead, N]`` to write to, unit last stride.
         out_dtype: bf16, fp16 or fp32; by default that of `out`, of the plain operand, or bf16.
         backend: ``"auto"``, ``"triton"`` or ``"torch"`` (the reference, in fp64).
@@ -101,6 +111,8 @@ def matmul(
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         raise checks.ArgumentError(f"{fn}: neither a nor b is a BlockScaledTensor; torch.mm multiplies plain tensors")
     same_kind(fn, a, b)
+    if any(isinstance(t, BlockScaledTensor) and t.format.element != "e2m1" for t in (a, b)):
+        not_shuffled(fn, a=a, b=b)
     for name, t in (("a", a), ("b", b)):
         if isinstance(t, BlockScaledTensor) and t.batched:
             raise checks.ShapeError(f"{fn}: {name} is batched, got {t!r}; grouped_matmul multiplies batched tensors")
@@ -136,8 +148,7 @@ def matmul(
         return result if len(lead) == 1 else result.reshape(*lead, n)
     if tuple(out.shape) != (*lead, n):
         raise checks.ShapeError(f"{fn}: Output shape mismatch: got out of shape {tuple(out.shape)}, want {(*lead, n)}")
-    if plain is not None and plain.requires_grad and torch.is_grad_enabled():
-        raise checks.UnsupportedError(f"{fn}: out= with an operand that requires a gradient; there is none to record")
+    checks.no_gradient(fn, out, plain)
     try:
         target = out if out.ndim == 2 else out.view(rows, n)
     except RuntimeError:

@@ -23,6 +23,10 @@ def block_scaled(fn: str, arg: str, t: BlockScaledTensor, ragged: int | None = N
         raise checks.ShapeError(
             f"{fn}: {arg}.values of shape {tuple(t.values.shape)} are too small for {tuple(t.shape)}"
         )
+    if t.batched and tuple(t.values.shape[:-1]) != tuple(t.shape[:-1]):
+        raise checks.ShapeError(
+            f"{fn}: {arg}.values of a batched tensor must have its rows and no more: got {tuple(t.values.shape)} for {tuple(t.shape)}"
+        )
     if t.cols % fmt.vec and fmt.scale not in ("fp32", ""):
         raise checks.ShapeError(f"{fn}: the columns of {arg} must be a multiple of {fmt.vec}, got {tuple(t.shape)}")
     if t.row_shuffle not in (0, 16, 32) or (t.row_shuffle and (t.rows % t.row_shuffle or t.batched)):

@@ -6,7 +6,7 @@ import torch
 
 from tritonfp4 import checks
 from tritonfp4.formats import FLT_MAX, FP8_1X128, FP8_128X128, FP8_FORMATS, BlockFormat
-from tritonfp4.layouts import SfLayout
+from tritonfp4.layouts import SfLayout, round_up
 from tritonfp4.tensor import BlockScaledTensor
 
 BACKENDS = ("auto", "triton", "torch")
@@ -32,6 +32,10 @@ def call_quantize_mxfp8(
     fmt = checks.block_format(fn, "format", format, ("mxfp8", "mxfp8_e5m2"))
     checks.quantizer_input(fn, arg, x, fmt.vec)
     rule = checks.rule(fn, "rule", rule, fmt)
+    if round_up(x.shape[-1], alignment) > checks.MAX_COLUMNS:
+        raise checks.ShapeError(
+            f"{fn}: {arg} has more than {checks.MAX_COLUMNS} columns, padded to a multiple of {alignment}: got shape {tuple(x.shape)}"
+        )
     if per_batch and x.ndim != 3:
         raise checks.ShapeError(f"{fn}: per_batch=True needs {arg} of shape [b, m, k], got shape {tuple(x.shape)}")
     return torch.ops.tritonfp4.quantize_mxfp8.default(x, fmt.name, rule, int(layout), alignment, per_batch, backend)

@@ -98,6 +98,7 @@ def mm_bf16_fp4(
             )
         checks.same_device(fn, a=a, b=b)
         _check_out(fn, out, out_dtype, (a.shape[0], b.shape[0]), a)
+        checks.no_gradient(fn, out, a)
     dtype = out.dtype if out is not None else out_dtype or a.dtype
     scales = as_bytes(b_descale.reshape(-1))
     weight = BlockScaledTensor(as_bytes(b), scales, alpha, NVFP4, SfLayout.layout_128x4, (b.shape[0], 2 * b.shape[1]))

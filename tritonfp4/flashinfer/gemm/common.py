@@ -76,15 +76,15 @@ def fp32_scales(fn: str, arg: str, scales: torch.Tensor, want: Sequence[int], ma
         )
 
 
-def group_operands(fn: str, a: torch.Tensor, b: torch.Tensor, k: int, lead: int = 2) -> None:
-    """Refuse operands that are not a ``[M, k]`` (``[G, M, k]`` with `lead` 3) and b ``[G, N, K]`` of K = k."""
+def group_operands(fn: str, a: torch.Tensor, b: torch.Tensor, lead: int = 2) -> None:
+    """Refuse operands that are not a ``[M, K]`` (``[G, M, K]`` with `lead` 3) and b ``[G, N, K]``."""
     if b.ndim != 3 or a.ndim != lead:
         want = "[M, K]" if lead == 2 else "[G, M, K]"
         raise ShapeError(
             f"{fn}: Shape mismatch. a must be {want} and b [G, N, K], got {tuple(a.shape)} and {tuple(b.shape)}"
         )
-    if a.shape[-1] != k:
-        raise ShapeError(f"{fn}: Shape mismatch. a.shape[{lead - 1}] = {a.shape[-1]}, k = {k}")
+    if a.shape[-1] != b.shape[-1]:
+        raise ShapeError(f"{fn}: Shape mismatch. a.shape[{lead - 1}] = {a.shape[-1]}, k = {b.shape[-1]}")
     if lead == 3 and a.shape[0] != b.shape[0]:
         raise ShapeError(f"{fn}: num_groups mismatch. a.shape[0] = {a.shape[0]}, b.shape[0] = {b.shape[0]}")
 

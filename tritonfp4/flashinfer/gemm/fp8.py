@@ -27,7 +27,7 @@ from tritonfp4.flashinfer.gemm.common import (
     scale_shape,
 )
 from tritonfp4.formats import FP8_1X128, FP8_128X128
-from tritonfp4.layouts import SfLayout, round_up
+from tritonfp4.layouts import SfLayout
 from tritonfp4.tensor import BlockScaledTensor
 from tritonfp4.verbs.grouped import call_grouped, grouped_output
 from tritonfp4.verbs.matmul import call_matmul
@@ -64,7 +64,7 @@ def fp8_blockscale_gemm_sm90(
         out: ``[M, N]`` bf16 or fp16, unit last stride.
         out_dtype: bf16 (default) or fp16.
         input_scale_major: which form `input_scale` has: "K" for ``[M, K / 128]``, "MN" for ``[K / 128, M]`` of any strides.
-            By default the shape decides; if M equals K / 128 it is "K", unless rows of round_up(M, 4) != M scales say "MN".
+            By default the shape decides; if M equals K / 128 it is "K".
         backend: ``"auto"``, ``"triton"`` (the kernels, also on CPU tensors in the interpreter) or ``"torch"``.
         skip_check: skip the checks; what a wrong argument does then is undefined.
 
@@ -83,6 +83,7 @@ def fp8_blockscale_gemm_sm90(
         _check_sm90_operands(fn, input, weight)
         _check_sm90_scales(fn, input, weight, input_scale, weight_scale)
         _check_sm90_out(fn, out, out_dtype, (input.shape[0], weight.shape[0]), input.device)
+        checks.no_gradient(fn, out, input, weight)
     core = core_backend(backend)
     m, n = input.shape[0], weight.shape[0]
     if input.dtype == BF16:
@@ -105,10 +106,7 @@ def _rows_of_scales(fn: str, scale: torch.Tensor, m: int, k: int, major: str | N
     shape, kb = tuple(scale.shape), k // 128
     aligned = (scale.stride(1) == 1 or m <= 1) and (scale.stride(0) >= m or kb <= 1) if scale.ndim == 2 else False
     if major is None:
-        if m == kb:
-            major = "MN" if aligned and m != round_up(m, 4) == scale.stride(0) else "K"
-        else:
-            major = "MN" if shape == (kb, m) and aligned else "K"
+        major = "MN" if m != kb and shape == (kb, m) and aligned else "K"
     if shape != ((m, kb) if major == "K" else (kb, m)):
         wanted = {
             None: f"({m}, {kb}) with any strides, or ({kb}, {m}) with unit last stride and rows of at least {m} scales",

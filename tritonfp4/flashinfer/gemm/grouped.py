@@ -103,7 +103,7 @@ def _check_group(
     major_mode(fn, major)
     mma_sm(fn, hint)
     block_rows = granularity(fn, granularity_mnk)
-    group_operands(fn, a, b, b.shape[-1])
+    group_operands(fn, a, b)
     count, n, k = b.shape
     multiple(fn, "n", n, 8)
     multiple(fn, "k", k, 16)
@@ -238,7 +238,7 @@ def _deepgemm(
         checks.backend(fn, backend, DEEPGEMM_BACKENDS)
         block_rows = granularity(fn, granularity_mnk)
         fp8_tensors(fn, a=a, b=b)
-        group_operands(fn, a, b, b.shape[-1], 3 if mode == "masked" else 2)
+        group_operands(fn, a, b, 3 if mode == "masked" else 2)
         (count, n, k), rows = b.shape, a.shape[-2]
         lead = (count,) if mode == "masked" else ()
         fp32_scales(fn, "a_scale", a_scale, scale_shape(rows, k, block_rows, "K", lead))

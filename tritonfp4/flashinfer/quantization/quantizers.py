@@ -150,7 +150,7 @@ def nvfp4_quantize(
 
     Returns:
         ``(a_fp4, a_sf)``: uint8 ``[*lead, K / 2]`` and uint8 2-D scales as `fp4_quantize`; with `per_token_activation` also
-        the decode multipliers, fp32 ``[M]`` (0 for an all-zero row), in the order of the input rows.
+        the decode multipliers, fp32 ``[M]`` (0 for an all-zero row), in the order of the rows of `a_fp4`.
 
     Raises:
         ArgumentError, ShapeError, DTypeError, DeviceError, UnsupportedError, BackendError. Source of the convention:
@@ -164,8 +164,9 @@ def nvfp4_quantize(
     stored = SfLayout.layout_linear if do_shuffle else layout
     checks.is_tensor(fn, "a", a)
     scale = _scalar(a_global_sf, a)
-    if scale is not None:
-        checks.is_tensor(fn, "a_global_sf", scale)
+    if scale is None:
+        raise ArgumentError(f"{fn}: globalScale is required when sfUseUE8M0 is false, got a_global_sf=None")
+    checks.is_tensor(fn, "a_global_sf", scale)
     recipe = resolve(fn, nvfp4_4over6)
     if not per_token_activation:
         if out_scale is not None:
@@ -192,6 +193,7 @@ def nvfp4_quantize(
     sf = _as_2d(scales, a, 16, stored)
     if do_shuffle:
         values, sf = _shuffled(fn, values, sf, _core(backend))
+        per_token = torch.ops.tritonfp4.shuffle_rows.default(per_token, 32, _core(backend))
     return values, sf, per_token
 
 
