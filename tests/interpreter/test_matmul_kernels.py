@@ -40,7 +40,7 @@ def _run(launcher, a, b, config, dtype=torch.float16):
     return error(out, exact_product(a, b)), threshold(out)
 
 
-@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("swap", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("a, b", [("nvfp4", "nvfp4"), ("mxfp4", "mxfp4"), ("bf16", "nvfp4"), ("fp16", "mxfp4")])
 def test_upcast_with_small_tiles_swapped_and_not(a, b, swap):
     left, right = operand(33, 224, a, LAYOUTS[1], 3), operand(130, 224, b, LAYOUTS[0], 4)

@@ -50,7 +50,7 @@ def test_every_source_of_the_global_scale(rounding):
 
 
 @pytest.mark.parametrize("format, rule", [("nvfp4", "static_6"), ("nvfp4", "mse"), ("mxfp4", "static_6")])
-@pytest.mark.parametrize("cols", [96, 67])
+@pytest.mark.parametrize("cols", [pytest.param(96, marks=pytest.mark.slow), 67])
 def test_noise_and_tiles_do_not_depend_on_the_tiling(format, rule, cols):
     """Also where eight neighbours do not share a counter."""
     x = wide(35, cols).bfloat16()
