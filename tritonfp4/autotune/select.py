@@ -120,8 +120,9 @@ def _grouped(problem: Problem) -> list[Config]:
         tile = _up_to(m, 16, 64)
         if problem.device.arch.mma == "mma.sync":
             return [Config("upcast", tile, 64, 64, 4, stages, swap=True) for stages in (3, 2)]
-        warps = 8 if problem.device.arch.mma == "tcgen05" else 4
-        return [Config("upcast", tile, 64, 128, warps, stages, swap=True) for stages in (3, 2)]
+        if problem.device.arch.mma == "tcgen05":
+            return [Config("upcast", tile, 64, 128, 8, 2, swap=True)]
+        return [Config("upcast", tile, 64, 128, 4, stages, swap=True) for stages in (3, 2)]
     if problem.device.arch.mma == "mma.sync":
         return [Config("upcast", 128, 64, 64, 4, stages) for stages in (3, 2)]
     return [Config("upcast", 128, 128, 128, 8, stages) for stages in (3, 2)]
