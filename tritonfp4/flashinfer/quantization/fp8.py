@@ -159,7 +159,7 @@ def per_token_group_quant_8bit(
 
     Args:
         x: ``[*lead, K]`` bf16, fp16 or fp32, any strides; K a multiple of `group_size`.
-        group_size: elements that share a scale, any number.
+        group_size: elements that share a scale, any number (more than 16384 run in PyTorch on every device, to the same bits).
         eps: lower bound of the amax.
         dst_dtype: float8_e4m3fn (default), float8_e5m2 or int8; ints are rounded to nearest, ties up.
         column_major_scales: scales column-major in memory; 2-D inputs only.
