@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from test_refusals import Case, each, x
+from refusals import Case, each, message_of, x
 
 import tritonfp4
 
@@ -20,11 +20,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_bad_argument_is_refused_by_name(case):
-    with pytest.raises(case.also) as caught:
-        getattr(tritonfp4, case.function)(**VALID[case.function] | case.change)
-    assert type(caught.value).__module__ == "tritonfp4.checks"
-    assert case.function in str(caught.value) and case.text in str(caught.value)
-    assert case.argument in str(caught.value)
+    assert case.argument in message_of(case, getattr(tritonfp4, case.function), VALID[case.function])
 
 
 def test_every_parameter_has_a_refusal():

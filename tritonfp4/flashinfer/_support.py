@@ -1,4 +1,4 @@
-"""The attributes that flashinfer's GEMMs carry."""
+"""What the functions of the dialect share: backend names, and the attributes that flashinfer's GEMMs carry."""
 
 from __future__ import annotations
 
@@ -17,3 +17,8 @@ def supported_everywhere(backends: tuple[str, ...]) -> Callable[[F], F]:
         return function
 
     return decorate
+
+
+def core_backend(backend: str) -> str:
+    """The backend of the operators that a name stands for."""
+    return backend if backend in ("triton", "torch") else "auto"

@@ -8,8 +8,7 @@ from tritonfp4 import checks
 from tritonfp4.formats import FP4_FORMATS
 from tritonfp4.tensor import BlockScaledTensor
 from tritonfp4.verbs.matmul import OUT_DTYPES, flat_operand, kind_of, not_shuffled, same_kind
-from tritonfp4.verbs.operand import block_scaled
-from tritonfp4.verbs.quantize import BACKENDS
+from tritonfp4.verbs.operand import BACKENDS, block_scaled
 
 Operand = BlockScaledTensor | torch.Tensor
 

@@ -7,8 +7,7 @@ import torch
 from tritonfp4 import checks
 from tritonfp4.layouts import flat_rows
 from tritonfp4.tensor import BlockScaledTensor
-from tritonfp4.verbs.operand import block_scaled
-from tritonfp4.verbs.quantize import BACKENDS
+from tritonfp4.verbs.operand import BACKENDS, block_scaled
 
 OUT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 Operand = BlockScaledTensor | torch.Tensor

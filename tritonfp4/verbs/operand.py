@@ -1,4 +1,4 @@
-"""The check of a `BlockScaledTensor` that every verb makes."""
+"""What every verb needs: the names of the backends, and the check of a `BlockScaledTensor`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from tritonfp4 import checks
 from tritonfp4.formats import FORMATS
 from tritonfp4.layouts import SfLayout
 from tritonfp4.tensor import BlockScaledTensor
+
+#: What runs an operator: the device decides, the kernels, or the reference.
+BACKENDS = ("auto", "triton", "torch")
 
 
 def block_scaled(fn: str, arg: str, t: BlockScaledTensor, ragged: int | None = None) -> None:

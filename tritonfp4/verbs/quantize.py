@@ -10,10 +10,8 @@ from tritonfp4 import checks
 from tritonfp4.formats import FP4_FORMATS, RULES, BlockFormat, default_e4m3_max
 from tritonfp4.layouts import SfLayout
 from tritonfp4.tensor import BlockScaledTensor
-from tritonfp4.verbs.operand import block_scaled
+from tritonfp4.verbs.operand import BACKENDS, block_scaled
 from tritonfp4.verbs.quantize_fp8 import quantize_to_fp8
-
-BACKENDS = ("auto", "triton", "torch")
 
 
 def call_quantize(

@@ -8,8 +8,7 @@ from tritonfp4 import checks
 from tritonfp4.formats import FLT_MAX, FP8_1X128, FP8_128X128, FP8_FORMATS, BlockFormat
 from tritonfp4.layouts import SfLayout, round_up
 from tritonfp4.tensor import BlockScaledTensor
-
-BACKENDS = ("auto", "triton", "torch")
+from tritonfp4.verbs.operand import BACKENDS
 
 
 def call_quantize_mxfp8(

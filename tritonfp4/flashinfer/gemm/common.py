@@ -20,11 +20,6 @@ OURS = ("triton", "torch")
 GRANULARITIES = ((1, 128, 128), (128, 128, 128))
 
 
-def core_backend(backend: str) -> str:
-    """The backend of the operators that a name stands for."""
-    return backend if backend in OURS else "auto"
-
-
 def as_bytes(x: torch.Tensor) -> torch.Tensor:
     """The same tensor as uint8, strides kept."""
     return x if x.dtype == torch.uint8 else x.view(torch.uint8)

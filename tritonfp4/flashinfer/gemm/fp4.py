@@ -6,7 +6,8 @@ import torch
 
 from tritonfp4 import checks
 from tritonfp4.checks import ArgumentError, DTypeError, ShapeError
-from tritonfp4.flashinfer._support import supported_everywhere
+from tritonfp4.flashinfer._support import core_backend, supported_everywhere
+from tritonfp4.flashinfer.gemm.common import as_bytes
 from tritonfp4.formats import MXFP4, NVFP4, BlockFormat
 from tritonfp4.layouts import LAYOUTS, SfLayout, ceil_div
 from tritonfp4.tensor import BlockScaledTensor
@@ -71,13 +72,9 @@ def mm_fp4(
     sf_a = _bytes(a_descale, LAYOUTS[kind].storage_shape(a.shape[0], ceil_div(k, fmt.vec)))
     sf_b = _bytes(b_descale, LAYOUTS[SfLayout.layout_128x4].storage_shape(n, ceil_div(k, fmt.vec)))
     shuffle = 32 if backend == "trtllm" else 0
-    left = BlockScaledTensor(_as_uint8(a), sf_a, alpha, fmt, kind, (a.shape[0], k))
-    right = BlockScaledTensor(_as_uint8(rows_b), sf_b, None, fmt, SfLayout.layout_128x4, (n, k), shuffle)
-    return call_matmul(left, right, out, out_dtype, backend if backend in ("triton", "torch") else "auto")
-
-
-def _as_uint8(x: torch.Tensor) -> torch.Tensor:
-    return x if x.dtype == torch.uint8 else x.view(torch.uint8)
+    left = BlockScaledTensor(as_bytes(a), sf_a, alpha, fmt, kind, (a.shape[0], k))
+    right = BlockScaledTensor(as_bytes(rows_b), sf_b, None, fmt, SfLayout.layout_128x4, (n, k), shuffle)
+    return call_matmul(left, right, out, out_dtype, core_backend(backend))
 
 
 def _bytes(scales: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:

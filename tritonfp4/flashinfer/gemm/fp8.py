@@ -8,13 +8,12 @@ import torch
 
 from tritonfp4 import checks
 from tritonfp4.checks import ArgumentError, DTypeError, ShapeError, UnsupportedError
-from tritonfp4.flashinfer._support import supported_everywhere
+from tritonfp4.flashinfer._support import core_backend, supported_everywhere
 from tritonfp4.flashinfer.gemm.common import (
     FP8_OUT_DTYPES,
     OURS,
     as_bytes,
     chosen_dtype,
-    core_backend,
     element_format,
     fp8_operand,
     fp8_tensors,

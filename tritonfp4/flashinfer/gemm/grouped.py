@@ -8,11 +8,10 @@ import torch
 
 from tritonfp4 import checks
 from tritonfp4.checks import ArgumentError, DTypeError, ShapeError
-from tritonfp4.flashinfer._support import supported_everywhere
+from tritonfp4.flashinfer._support import core_backend, supported_everywhere
 from tritonfp4.flashinfer.gemm.common import (
     OURS,
     chosen_dtype,
-    core_backend,
     fp8_operand,
     fp8_tensors,
     fp32_scales,

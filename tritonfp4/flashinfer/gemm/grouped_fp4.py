@@ -8,9 +8,9 @@ import torch
 
 from tritonfp4 import checks
 from tritonfp4.checks import ArgumentError, DTypeError, ShapeError
-from tritonfp4.flashinfer._support import supported_everywhere
+from tritonfp4.flashinfer._support import core_backend, supported_everywhere
 from tritonfp4.flashinfer.gemm import common
-from tritonfp4.flashinfer.gemm.common import FP8_DTYPES, OURS, alpha_of_groups, as_bytes, chosen_dtype, core_backend
+from tritonfp4.flashinfer.gemm.common import FP8_DTYPES, OURS, alpha_of_groups, as_bytes, chosen_dtype
 from tritonfp4.formats import MXFP4, NVFP4, BlockFormat
 from tritonfp4.layouts import LAYOUTS, SfLayout, ceil_div
 from tritonfp4.tensor import BlockScaledTensor

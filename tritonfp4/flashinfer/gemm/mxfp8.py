@@ -8,9 +8,9 @@ import torch
 
 from tritonfp4 import checks
 from tritonfp4.checks import ShapeError, UnsupportedError
-from tritonfp4.flashinfer._support import supported_everywhere
+from tritonfp4.flashinfer._support import core_backend, supported_everywhere
 from tritonfp4.flashinfer.gemm import common
-from tritonfp4.flashinfer.gemm.common import OURS, as_bytes, core_backend
+from tritonfp4.flashinfer.gemm.common import OURS, as_bytes
 from tritonfp4.formats import MXFP8
 from tritonfp4.layouts import LAYOUTS, SfLayout, unshuffle_rows
 from tritonfp4.tensor import BlockScaledTensor

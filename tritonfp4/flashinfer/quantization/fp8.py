@@ -6,7 +6,8 @@ import torch
 
 from tritonfp4 import checks
 from tritonfp4.checks import ArgumentError, ShapeError
-from tritonfp4.flashinfer.quantization.quantizers import BACKENDS, _core
+from tritonfp4.flashinfer._support import core_backend
+from tritonfp4.flashinfer.quantization.quantizers import BACKENDS
 from tritonfp4.formats import MXFP4, MXFP8
 from tritonfp4.layouts import LAYOUTS, SfLayout
 from tritonfp4.verbs.quantize_fp8 import call_quantize_blocks, call_quantize_mxfp8
@@ -55,7 +56,7 @@ def mxfp8_quantize(
     if isinstance(alignment, bool) or not isinstance(alignment, int) or alignment < 32 or alignment % 32:
         raise ArgumentError(f"{fn}: alignment must be a positive multiple of 32, got {alignment!r}")
     values, scales = call_quantize_mxfp8(
-        fn, input, MXFP8, arg="input", layout=layout, alignment=alignment, per_batch=bool(per_batch), backend=_core(backend)
+        fn, input, MXFP8, arg="input", layout=layout, alignment=alignment, per_batch=bool(per_batch), backend=core_backend(backend)
     )  # fmt: skip
     return values.view(torch.float8_e4m3fn), scales
 
@@ -200,6 +201,6 @@ def per_token_group_quant_8bit(
         eps = max(eps, 1e-10 * largest)  # what flashinfer bounds the scale by before it rounds
     values, scales = call_quantize_blocks(
         fn, x, element, (1, group_size), eps=eps, pow2=bool(scale_ue8m0),
-        mn_align=0 if not column_major_scales else 4 if scale_tma_aligned else 1, backend=_core(backend),
+        mn_align=0 if not column_major_scales else 4 if scale_tma_aligned else 1, backend=core_backend(backend),
     )  # fmt: skip
     return values.view(kind), scales if x.ndim == 2 else scales.view(*x.shape[:-1], x.shape[-1] // group_size)

@@ -8,6 +8,7 @@ import torch
 
 from tritonfp4 import checks
 from tritonfp4.checks import ArgumentError, ShapeError, UnsupportedError
+from tritonfp4.flashinfer._support import core_backend
 from tritonfp4.flashinfer.quantization.recipe import UNSET, NVFP44Over6Config, Unset, resolve
 from tritonfp4.formats import MXFP4, NVFP4
 from tritonfp4.layouts import LAYOUTS, SfLayout, flat_rows
@@ -15,10 +16,6 @@ from tritonfp4.verbs.quantize import call_quantize
 
 #: Names that flashinfer gives its kernels, and ours; all but the last two mean the same here.
 BACKENDS = ("cuda", "cute-dsl", "cake", "auto", "triton", "torch")
-
-
-def _core(backend: str) -> str:
-    return backend if backend in ("triton", "torch") else "auto"
 
 
 def _scalar(value: Any, x: torch.Tensor) -> torch.Tensor:
@@ -107,7 +104,7 @@ def _fp4_quantize(
     values, scales, _ = call_quantize(
         fn, x, fmt, arg=arg, scale_arg=scale_arg, rule="static_6" if recipe is None else recipe.rule,
         e4m3_max=448 if recipe is None else recipe.e4m3_max, global_scale=global_scale,
-        scale_from="decode" if inverse else "encode", layout=layout, backend=_core(backend),
+        scale_from="decode" if inverse else "encode", layout=layout, backend=core_backend(backend),
         dtypes=checks.INPUT_DTYPES_AND_E4M3,
     )  # fmt: skip
     return values, _as_2d(scales, x, fmt.vec, layout)
@@ -179,7 +176,7 @@ def nvfp4_quantize(
         values, sf = _fp4_quantize(
             fn, "a", a, scale, sf_vec_size, False, swizzled, is_8x4, False, backend, nvfp4_4over6, "a_global_sf"
         )
-        return _shuffled(fn, values, sf, _core(backend)) if do_shuffle else (values, sf)
+        return _shuffled(fn, values, sf, core_backend(backend)) if do_shuffle else (values, sf)
     if sf_vec_size != 16:
         raise ArgumentError(f"{fn}: Per-token NVFP4 quantization only supports sf_vec_size=16, got {sf_vec_size!r}")
     if expanded_idx_to_permuted_idx is not None:
@@ -188,12 +185,12 @@ def nvfp4_quantize(
     values, scales, per_token = call_quantize(
         fn, a, NVFP4, arg="a", scale_arg="a_global_sf", rule="static_6" if recipe is None else recipe.rule,
         e4m3_max=448 if recipe is None else recipe.e4m3_max, global_scale=scale, out_scale=out_scale,
-        scale_from="row", layout=stored, backend=_core(backend),
+        scale_from="row", layout=stored, backend=core_backend(backend),
     )  # fmt: skip
     sf = _as_2d(scales, a, 16, stored)
     if do_shuffle:
-        values, sf = _shuffled(fn, values, sf, _core(backend))
-        per_token = torch.ops.tritonfp4.shuffle_rows.default(per_token, 32, _core(backend))
+        values, sf = _shuffled(fn, values, sf, core_backend(backend))
+        per_token = torch.ops.tritonfp4.shuffle_rows.default(per_token, 32, core_backend(backend))
     return values, sf, per_token
 
 
