@@ -1,6 +1,6 @@
 """Time the registry's operations on this GPU and write one CSV for each.
 
-    python -m benchmarks.run w4a4_nvfp4 quantize_nvfp4 --out benchmarks/results/h200 [--m 4096] [--peers torch_bf16 ...]
+    python -m benchmarks.run fp8_dense fp8_grouped --out benchmarks/results/h200 [--m 1 4096] [--nk 4096,7168] [--peers deep_gemm]
 
 Random inputs, every call replayed as a CUDA graph (device time, not host time), L2 flushed before every replay, the
 implementations of one case interleaved over several rounds, medians.
@@ -11,46 +11,62 @@ from __future__ import annotations
 import argparse
 import csv
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 import triton
 
+from benchmarks.case import Call, Wants
+from benchmarks.fp8 import COPY
+from benchmarks.peers import left_out
 from benchmarks.registry import OPS, Case
 
 COLUMNS = ["op", "m", "n", "k", "groups", "impl", "median_us", "tflops", "gbps", "device", "torch", "triton"]
 ROUNDS = 3
+#: Milliseconds of one round: hundreds of samples of a short call, 10 of one that takes 3 ms.
+WARMUP, REP = 10, 30
 
 
-def captured(call: Callable[[], object]) -> Callable[[], object]:
-    """The call as a CUDA graph, so that no implementation waits for its host code."""
+def captured(name: str, call: Call) -> Callable[[], object]:
+    """The call as a CUDA graph, so that no implementation waits for its host code; the call itself where it has none."""
     for _ in range(3):
         call()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
+    try:
+        with torch.cuda.graph(graph):
+            result = call()
+    except RuntimeError as error:
+        left_out(f"the CUDA graph of {name}", f"{str(error).splitlines()[0]}; timed as eager calls")
+        return call
+    if isinstance(result, torch.Tensor):  # a launch on another stream would leave the graph empty
+        result.zero_()
+        graph.replay()
+        if not result.any():
+            left_out(f"the CUDA graph of {name}", "its replay computes nothing; timed as eager calls")
+            return call
     return graph.replay
 
 
-def measure(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+def measure(calls: dict[str, Call]) -> dict[str, float]:
     """Median microseconds of each call; rounds interleave the calls so that clock drift meets all of them."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    calls = {name: captured(call) for name, call in calls.items()}
+    replays = {name: captured(name, call) for name, call in calls.items()}
     for _ in range(ROUNDS):
-        for name, call in calls.items():
-            times[name].append(1e3 * triton.testing.do_bench(call, warmup=10, rep=40, return_mode="median"))
+        for name, replay in replays.items():
+            times[name].append(1e3 * triton.testing.do_bench(replay, warmup=WARMUP, rep=REP, return_mode="median"))
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def machine() -> dict[str, str]:
+    """The columns that say where a row was measured."""
+    device = torch.cuda.get_device_name().removeprefix("NVIDIA ")
+    return {"device": device, "torch": torch.__version__, "triton": triton.__version__}
 
 
 def rows(case: Case, medians: dict[str, float]) -> list[dict[str, object]]:
     """CSV rows of one case."""
-    machine = {
-        "device": torch.cuda.get_device_name().removeprefix("NVIDIA "),
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-    }
     out = []
     for impl, us in medians.items():
         moved = 4.0 * case.m * case.k if impl == "copy" else case.bytes
@@ -60,38 +76,58 @@ def rows(case: Case, medians: dict[str, float]) -> list[dict[str, object]]:
             "gbps": f"{moved / us / 1e3:.0f}",
         }
         shape = {"op": case.op, "m": case.m, "n": case.n, "k": case.k, "groups": case.groups, "impl": impl}
-        out.append(shape | numbers | machine)
+        out.append(shape | numbers | machine())
     return out
+
+
+def write(path: Path, table: Sequence[dict[str, object]]) -> None:
+    """A CSV with the usual columns."""
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(table)
+
+
+def chosen(op: str, rows: Sequence[int] | None, shapes: Sequence[str] | None) -> list[Case]:
+    """The cases of an operation, only those of some row counts and "N,K" if given; the copy is always among them."""
+    return [
+        case
+        for case in OPS[op][0]
+        if case == COPY or ((not rows or case.m in rows) and (not shapes or f"{case.n},{case.k}" in shapes))
+    ]
+
+
+def wanted(peers: Sequence[str] | None) -> Wants:
+    """What `--peers` leaves."""
+    return lambda name: peers is None or name in ("tritonfp4", "copy", *peers)
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """What `run` and `warm` have in common."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ops", nargs="+", choices=sorted(OPS))
+    parser.add_argument("--m", type=int, nargs="*", help="only these row counts (the file then holds only them)")
+    parser.add_argument("--nk", nargs="*", metavar="N,K", help="only these weights")
+    parser.add_argument("--peers", nargs="*", help="only these implementations beside tritonfp4")
+    return parser
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ops", nargs="+", choices=sorted(OPS))
+    parser = arguments(str(__doc__))
     parser.add_argument("--out", type=Path, required=True, help="folder of the CSV files")
-    parser.add_argument("--m", type=int, nargs="*", help="only these row counts (the file then holds only them)")
-    parser.add_argument("--peers", nargs="*", help="only these implementations beside tritonfp4")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    wants = wanted(args.peers)
     for op in args.ops:
-        cases, build = OPS[op]
         table: list[dict[str, object]] = []
-        for case in cases:
-            if args.m and case.m not in args.m:
-                continue
+        for case in chosen(op, args.m, args.nk):
             torch.manual_seed(0)
-            calls = build(case)
-            if args.peers is not None:
-                calls = {name: call for name, call in calls.items() if name == "tritonfp4" or name in args.peers}
+            calls = {name: call for name, call in OPS[op][1](case, wants).items() if wants(name)}
             medians = measure(calls)
             table += rows(case, medians)
-            print(
-                f"{op} {case.m}x{case.n}x{case.k} " + "  ".join(f"{k} {v:.1f}" for k, v in medians.items()), flush=True
-            )
-        with open(args.out / f"{op}.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(table)
+            print(f"{case.name} " + "  ".join(f"{k} {v:.1f}" for k, v in medians.items()), flush=True)
+        write(args.out / f"{op}.csv", table)
 
 
 if __name__ == "__main__":

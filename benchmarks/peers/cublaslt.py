@@ -7,11 +7,13 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
+from benchmarks.peers import tried
 
-def blockwise(
+
+def dense(
     a: torch.Tensor, a_scale: torch.Tensor, b: torch.Tensor, b_scale: torch.Tensor
 ) -> Callable[[], torch.Tensor] | None:
-    """The call for e4m3 a [M, K], b [N, K] with scales [M, K / 128], [ceil(N / 128), K / 128]; None where it refuses."""
+    """The call for e4m3 a [M, K], b [N, K] with scales [M, K / 128], [ceil(N / 128), K / 128]; None where it refuses (M = 1)."""
     kinds = functional.ScalingType
     rows, columns = b_scale.shape
     padded = torch.zeros(rows, -(-columns // 4) * 4, device=b_scale.device)
@@ -23,8 +25,4 @@ def blockwise(
             a, b.t(), column_major, kinds.BlockWise1x128, padded.t(), kinds.BlockWise128x128, output_dtype=torch.bfloat16
         )  # fmt: skip
 
-    try:
-        call()
-    except (RuntimeError, ValueError):
-        return None
-    return call
+    return tried("cublaslt", call)
