@@ -1,0 +1,243 @@
+"""Products of FP8 operands with 1x128 and 128x128 scales on Hopper: dense, batched, masked, ragged groups.
+
+One warp keeps a ring of shared memory filled by TMA; one or two warpgroups multiply. Scales travel in the stages beside the
+elements they belong to. Each warpgroup issues the MMAs of two blocks along K and adds the first block, scaled, to its fp32 sum
+while the tensor cores work on the second. What the compiler must not undo is spelled in volatile instructions (`_promote`) and
+in a predicate that it cannot know (`never`): products of two blocks then never share the life of a third.
+"""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+from tritonfp4.kernels.hopper.tiles import INDPTR, MASKED, first_segment, place, segment_end, to_tile
+
+# Triton 3.9 drops the older names.
+_load = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
+_store = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
+
+#: Elements along K of a stage, rows of a warpgroup's MMA.
+STEP, ROWS = gl.constexpr(128), gl.constexpr(64)
+
+
+@gluon.jit
+def _forward(stage, phase, n: gl.constexpr, STAGES: gl.constexpr):
+    """n stages on in the ring; the phase flips on the way round."""
+    stage += n
+    over = stage >= STAGES
+    return gl.where(over, stage - STAGES, stage), gl.where(over, phase ^ 1, phase)
+
+
+@gluon.jit
+def _k_steps(K, rows, KSPLIT: gl.constexpr):
+    """Steps along K of a tile; none for a tile without data. As many pairs for each warpgroup that shares K: what lies behind
+    K is read as zeros. So every slot of the ring always belongs to the same warpgroup, which a barrier's parity needs."""
+    return gl.where(rows > 0, gl.cdiv(K, 2 * KSPLIT * STEP) * (2 * KSPLIT), 0)
+
+
+@gluon.jit
+def _producer(
+    a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, full, empty,
+    MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, BY_K: gl.constexpr, PAIR: gl.constexpr,
+    STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr,
+):  # fmt: skip
+    """One warp: operands and scales of every step of every tile, by TMA."""
+    BYTES: gl.constexpr = PAIR * ((BOX_M + BLOCK_N) * STEP + BLOCK_M * (16 if BY_K else 4) + 16)
+    tiles_n = gl.cdiv(N, BLOCK_N)
+    k_blocks = gl.cdiv(K, STEP)
+    stage = 0
+    phase = 1
+    t = gl.program_id(0)
+    i, before, first, size = first_segment(groups_ptr, M, MODE)
+    i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
+    while i < segment_end(G, MODE):
+        row, bound, valid, tile_n, matrix = place(
+            t, i, before, first, size, groups_ptr, G, tiles_n, MODE, GROUP, BLOCK_M
+        )  # fmt: skip
+        # a matrix of the batch has scales of its own, ragged groups share one array
+        scale_row = 0 if MODE == INDPTR else i * k_blocks
+        scale_col = row if MODE == INDPTR else row - first
+        b_row = matrix * N + tile_n * BLOCK_N
+        b_scale_row = matrix * gl.cdiv(N, STEP) + tile_n * BLOCK_N // STEP
+        for k in range(0, _k_steps(K, valid, KSPLIT), PAIR):
+            mbarrier.wait(empty.index(stage), phase)
+            bar = full.index(stage)
+            mbarrier.expect(bar, BYTES)
+            for j in gl.static_range(PAIR):
+                slot = stage * PAIR + j
+                _load(a_desc, [row, (k + j) * STEP], bar, a_ring.index(slot).slice(0, BOX_M, dim=0))
+                _load(b_desc, [b_row, (k + j) * STEP], bar, b_ring.index(slot))
+                # behind the last step of an odd number the elements are zeros: any finite scale will do
+                at = gl.minimum(k + j, k_blocks - 1)
+                if BY_K:
+                    _load(a_scale_desc, [row, at // 4 * 4], bar, a_scale_ring.index(slot))
+                else:
+                    _load(a_scale_desc, [scale_row + at, scale_col], bar, a_scale_ring.index(slot))
+                _load(b_scale_desc, [b_scale_row, at // 4 * 4], bar, b_scale_ring.index(slot).slice(0, 1, dim=0))
+            stage, phase = _forward(stage, phase, 1, STAGES // PAIR)
+        t += gl.num_programs(0)
+        i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
+
+
+@gluon.jit
+def _issue(part, never, a_ring, b_ring, stage, row: gl.constexpr):
+    """Start part = a @ b.T of one stage. `never` is false; knowing that, the compiler would move this MMA over the promotion
+    of what `part` holds, into registers that are not there."""
+    a = a_ring.index(stage).slice(row, ROWS, dim=0)
+    b = b_ring.index(stage).permute((1, 0))
+    return warpgroup_mma(a, b, part, use_acc=never, is_async=True)
+
+
+@gluon.jit
+def _scale(
+    a_scale_ring, b_scale_ring, slot, k, row: gl.constexpr, BY_K: gl.constexpr, ODD: gl.constexpr, BLOCK_M: gl.constexpr,
+    LAYOUT: gl.constexpr,
+):  # fmt: skip
+    """Scales of a warpgroup's rows, and the one of b, for step k. TMA brings them in fours along K."""
+    if BY_K:
+        ring = a_scale_ring.index(slot).slice(row, ROWS, dim=0)
+        low = ring.slice(ODD, 1, dim=1).load(LAYOUT.parent)
+        high = ring.slice(ODD + 2, 1, dim=1).load(LAYOUT.parent)
+        a = gl.convert_layout(gl.sum(gl.where(k % 4 >= 2, high, low), 1), LAYOUT, assert_trivial=True)  # one column
+    else:
+        a = a_scale_ring.index(slot).reshape((BLOCK_M,)).slice(row, ROWS, dim=0).load(LAYOUT)
+    return a, b_scale_ring.index(slot * 32 + k % 4).load(LAYOUT)
+
+
+@gluon.jit
+def _promote(acc, part, a_scale, b_scale):
+    """acc + part * scales, here and now: volatile, or LLVM sinks it behind the next MMA."""
+    scale = gl.expand_dims(a_scale * b_scale, 1)
+    return gl.inline_asm_elementwise(
+        "fma.rn.f32 $0, $1, $2, $3;", "=f,f,f,f", [part, scale, acc], dtype=gl.float32, is_pure=False, pack=1
+    )
+
+
+@gluon.jit
+def _consumer(
+    out_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, out_tiles, sums, full, empty, turn,
+    MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, BY_K: gl.constexpr, PAIR: gl.constexpr,
+    STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, ME: gl.constexpr,
+):  # fmt: skip
+    """One warpgroup: 64 rows of every tile. With KSPLIT = 2 two of them take turns at pairs of steps, and the first adds up."""
+    LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 32])
+    BY_ROW: gl.constexpr = gl.SliceLayout(1, LAYOUT)
+    ROW: gl.constexpr = 0 if KSPLIT == 2 else ME * 64
+    tiles_n = gl.cdiv(N, BLOCK_N)
+    never = K < 0
+    done = 0
+    summed = 0
+    part = gl.zeros([ROWS, BLOCK_N], gl.float32, LAYOUT)
+    next_part = gl.zeros([ROWS, BLOCK_N], gl.float32, LAYOUT)
+    t = gl.program_id(0)
+    i, before, first, size = first_segment(groups_ptr, M, MODE)
+    i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
+    while i < segment_end(G, MODE):
+        row, bound, valid, tile_n, matrix = place(
+            t, i, before, first, size, groups_ptr, G, tiles_n, MODE, GROUP, BLOCK_M
+        )  # fmt: skip
+        acc = gl.zeros([ROWS, BLOCK_N], gl.float32, LAYOUT)
+        steps = _k_steps(K, valid, KSPLIT)
+        start: gl.constexpr = 2 * ME if KSPLIT == 2 else 0
+        slot = (done + start) % STAGES
+        phase = (done + start) // STAGES & 1
+        for k in range(start, steps, 2 * KSPLIT):
+            next_slot, next_phase = _forward(slot, phase, 1, STAGES)
+            mbarrier.wait(full.index(slot // PAIR), phase)
+            a_scale, b_scale = _scale(a_scale_ring, b_scale_ring, slot, k, ROW, BY_K, 0, BLOCK_M, BY_ROW)
+            part = _issue(part, never, a_ring, b_ring, slot, ROW)
+            if PAIR == 1:
+                mbarrier.wait(full.index(next_slot), next_phase)
+            next_a, next_b = _scale(a_scale_ring, b_scale_ring, next_slot, k + 1, ROW, BY_K, 1, BLOCK_M, BY_ROW)
+            next_part = _issue(next_part, never, a_ring, b_ring, next_slot, ROW)
+            part = warpgroup_mma_wait(1, deps=(part,))
+            if PAIR == 1:
+                mbarrier.arrive(empty.index(slot), count=1)
+            acc = _promote(acc, part, a_scale, b_scale)
+            next_part = warpgroup_mma_wait(0, deps=(next_part,))
+            mbarrier.arrive(empty.index(next_slot // PAIR), count=1)
+            acc = _promote(acc, next_part, next_a, next_b)
+            slot, phase = _forward(next_slot, next_phase, 2 * KSPLIT - 1, STAGES)
+        done += steps
+        if KSPLIT == 2:
+            if ME == 1:
+                mbarrier.wait(turn.index(0), summed ^ 1)
+                sums.store(acc)
+                mbarrier.arrive(turn.index(1), count=1)
+            else:
+                mbarrier.wait(turn.index(1), summed)
+                acc += sums.load(LAYOUT)
+                mbarrier.arrive(turn.index(0), count=1)
+            summed ^= 1
+        if KSPLIT == 1 or ME == 0:
+            if MODE == MASKED:
+                local = ROW + gl.arange(0, ROWS, BY_ROW)
+                acc = gl.where((local < valid)[:, None], acc, 0.0)
+            tma.store_wait(0)
+            out_tiles.index(ME).reshape((ROWS, BLOCK_N)).store(acc.to(out_desc.dtype))
+            fence_async_shared()
+            # rows from `bound` on lie outside the middle dimension and are not stored (see `launch.output_descriptor`)
+            kept = gl.minimum(gl.maximum(bound - ROW, 0), ROWS)
+            _store(out_desc, [row + ROW + kept, ROWS - kept, tile_n * BLOCK_N], out_tiles.index(ME))
+        t += gl.num_programs(0)
+        i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
+    tma.store_wait(0)
+
+
+@gluon.jit(do_not_specialize=["G", "M"])
+def matmul_fp8_hopper_kernel(
+    a_desc, a_scale_desc, b_desc, b_scale_desc, out_desc, groups_ptr, G, M, N, K,
+    MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, BY_K: gl.constexpr, PAIR: gl.constexpr,
+    STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, WARPGROUPS: gl.constexpr,
+):  # fmt: skip
+    """out = a @ b.T in tiles of BLOCK_M x BLOCK_N; as many programs as fit the GPU at once walk all of them."""
+    gl.static_assert(STAGES % (2 * KSPLIT) == 0 or PAIR * KSPLIT == 1, "slots of the ring must belong to one warpgroup each")
+    a_ring = gl.allocate_shared_memory(a_desc.dtype, [STAGES, BLOCK_M, STEP], a_desc.layout)
+    b_ring = gl.allocate_shared_memory(b_desc.dtype, [STAGES, BLOCK_N, STEP], b_desc.layout)
+    A_SCALE: gl.constexpr = [STAGES, BLOCK_M, 4] if BY_K else [STAGES, 1, BLOCK_M]
+    a_scale_ring = gl.allocate_shared_memory(gl.float32, A_SCALE, a_scale_desc.layout)
+    b_scale_ring = gl.allocate_shared_memory(gl.float32, [STAGES, 8, 4], b_scale_desc.layout)  # TMA wants 128 bytes apart
+    b_scales = b_scale_ring._reinterpret(gl.float32, [STAGES * 32, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    out_tiles = gl.allocate_shared_memory(out_desc.dtype, [WARPGROUPS // KSPLIT, 1, ROWS, BLOCK_N], out_desc.layout)
+    full = gl.allocate_shared_memory(gl.int64, [STAGES // PAIR, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES // PAIR, 1], mbarrier.MBarrierLayout())
+    turn = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    for s in gl.static_range(STAGES // PAIR):
+        mbarrier.init(full.index(s), 1)
+        mbarrier.init(empty.index(s), WARPGROUPS // KSPLIT)
+    for s in gl.static_range(2):
+        mbarrier.init(turn.index(s), 1)
+    if KSPLIT == 2:
+        sums = gl.allocate_shared_memory(gl.float32, [ROWS, BLOCK_N], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
+    else:
+        sums = full
+    fence_async_shared()
+    if WARPGROUPS == 1:
+        gl.warp_specialize([
+            (_consumer, (out_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scales, out_tiles, sums, full, empty,
+                         turn, MODE, SINGLE, GROUP, KSPLIT, BY_K, PAIR,
+                         STAGES, BLOCK_M, BLOCK_N, BOX_M, 0)),
+            (_producer, (a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring,
+                         b_scale_ring, full, empty, MODE, SINGLE, GROUP, KSPLIT, BY_K, PAIR,
+                         STAGES, BLOCK_M, BLOCK_N, BOX_M)),
+        ], [1], [24])  # fmt: skip
+    else:
+        gl.warp_specialize([
+            (_consumer, (out_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scales, out_tiles, sums, full, empty,
+                         turn, MODE, SINGLE, GROUP, KSPLIT, BY_K, PAIR,
+                         STAGES, BLOCK_M, BLOCK_N, BOX_M, 0)),
+            (_consumer, (out_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scales, out_tiles, sums, full, empty,
+                         turn, MODE, SINGLE, GROUP, KSPLIT, BY_K, PAIR,
+                         STAGES, BLOCK_M, BLOCK_N, BOX_M, 1)),
+            (_producer, (a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring,
+                         b_scale_ring, full, empty, MODE, SINGLE, GROUP, KSPLIT, BY_K, PAIR,
+                         STAGES, BLOCK_M, BLOCK_N, BOX_M)),
+        ], [4, 1], [240, 24])  # fmt: skip

@@ -1,0 +1,86 @@
+"""Which tile of the output comes next: every warp role of a program walks the same list, so that none has to tell the others.
+
+Rows lie in segments. Dense and batched products: one segment a matrix, all of the same size. Ragged groups: segment 0 holds the
+rows before the first group, segment G + 1 those behind the last; both are stored as zeros. Group offsets are read on the
+device and clamped to the operand, so bad ones give wrong rows, never foreign memory.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+#: `MODE` of the kernel.
+BATCH, MASKED, INDPTR = gl.constexpr(0), gl.constexpr(1), gl.constexpr(2)
+
+
+@gluon.jit
+def in_bands(t, tiles_m, tiles_n, GROUP: gl.constexpr):
+    """Tile number -> row tile, column tile. GROUP row tiles are walked together, so that L2 keeps what they share; 0: there
+    is one row tile, and nothing to divide."""
+    if GROUP == 0:
+        return 0, t
+    band = GROUP * tiles_n
+    first = t // band * GROUP
+    rows = gl.minimum(tiles_m - first, GROUP)
+    rest = t % band
+    return first + rest % rows, rest // rows
+
+
+@gluon.jit
+def first_segment(groups_ptr, M, MODE: gl.constexpr):
+    """State of the walk: segment, tiles before it, its first row, its rows."""
+    if MODE == INDPTR:
+        size = gl.minimum(gl.maximum(gl.load(groups_ptr), 0), M)
+    else:
+        size = M
+    return 0, 0, 0, size
+
+
+@gluon.jit
+def to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE: gl.constexpr, SINGLE: gl.constexpr, BLOCK_M: gl.constexpr):
+    """Move the state of the walk to the segment of tile t; behind the last tile the segment is past the last one."""
+    if MODE == INDPTR:
+        count = (size + BLOCK_M - 1) // BLOCK_M * tiles_n
+        while (t >= before + count) & (i <= G + 1):
+            before += count
+            i += 1
+            first += size
+            end = gl.load(groups_ptr + i, mask=i <= G, other=0)
+            end = gl.minimum(gl.maximum(gl.where(i <= G, end, M), first), M)
+            size = gl.where(i <= G + 1, end - first, 0)
+            count = (size + BLOCK_M - 1) // BLOCK_M * tiles_n
+    else:
+        count = (M + BLOCK_M - 1) // BLOCK_M * tiles_n
+        if SINGLE:
+            i = gl.where(t < count, 0, 1)
+        else:
+            i = t // count
+        before = i * count
+        first = i * M
+    return i, before, first, size
+
+
+@gluon.jit
+def segment_end(G, MODE: gl.constexpr):
+    """Number of segments."""
+    if MODE == INDPTR:
+        return G + 2
+    else:
+        return G
+
+
+@gluon.jit
+def place(
+    t, i, before, first, size, groups_ptr, G, tiles_n, MODE: gl.constexpr, GROUP: gl.constexpr, BLOCK_M: gl.constexpr
+):
+    """Tile t of segment i -> row of the operand, rows stored, rows that hold data, column tile, matrix of b."""
+    tile_m, tile_n = in_bands(t - before, (size + BLOCK_M - 1) // BLOCK_M, tiles_n, GROUP)
+    valid = size
+    matrix = i
+    if MODE == MASKED:
+        valid = gl.minimum(gl.maximum(gl.load(groups_ptr + i), 0), size)
+    if MODE == INDPTR:
+        inside = (i >= 1) & (i <= G)
+        valid = gl.where(inside, size, 0)
+        matrix = gl.where(inside, i - 1, 0)
+    local = tile_m * BLOCK_M
+    return first + local, size - local, gl.maximum(valid - local, 0), tile_n, matrix
