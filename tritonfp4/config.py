@@ -11,13 +11,15 @@ class Config:
 
     Attributes:
         path: which kernel; for GEMMs ``"native"`` (block-scaled tensor cores), ``"upcast"`` (operands decoded on the way
-            to the tensor cores) or ``"dequantize"`` (operands decoded to 16 bits in memory first).
+            to the tensor cores), ``"dequantize"`` (operands decoded to 16 bits in memory first), ``"fp8"`` or ``"fp8_upcast"``
+            (FP8 operands, as they are or decoded), ``"hopper"`` (FP8 operands on sm_90, warp-specialised).
         block_m: rows of the tile of the kernel's left operand.
         block_n: rows of the tile of the kernel's right operand.
         block_k: elements along K in one step.
         num_warps: warps a program.
         num_stages: software pipelining depth.
         group_m: row tiles that are walked together for L2 reuse.
+        pair: K steps that share a stage of the pipeline (``"hopper"`` alone).
         swap: whether the kernel's left operand is ``b`` (small M: weights fill the wide side of the MMA).
     """
 
@@ -29,3 +31,4 @@ class Config:
     num_stages: int = 1
     group_m: int = 1
     swap: bool = False
+    pair: int = 1

@@ -19,6 +19,7 @@ class Problem:
         m, n, k: rows of a, rows of b, elements along K (an elementwise pass has n = 0).
         a, b: format names, or "bf16" / "fp16" for plain operands.
         device: what it runs on.
+        tma: whether TMA can load the elements of both operands and store the output.
     """
 
     op: str
@@ -28,6 +29,7 @@ class Problem:
     a: str
     b: str
     device: DeviceInfo
+    tma: bool = False
 
 
 FP4 = ("nvfp4", "mxfp4")
@@ -62,18 +64,46 @@ def _illegal_fp8(config: Config, problem: Problem) -> str | None:
     return f"needs {need} bytes of shared memory, the device has {have}" if need > have else None
 
 
+def hopper_bytes(config: Config) -> int:
+    """Shared memory of a program of the Hopper kernel: stages with scales, the tile on its way out, partial sums."""
+    m, n, warpgroups = config.block_m, config.block_n, config.num_warps // 4 - 1
+    shares = 64 * warpgroups // m
+    stage = (m + n) * 128 + m * 16 + 128 + 16
+    return config.num_stages * stage + 64 * n * 2 * warpgroups // shares + (64 * n * 4 if shares == 2 else 0) + 256
+
+
+def _illegal_hopper(config: Config, problem: Problem) -> str | None:
+    if problem.device.arch.number != 90:
+        return f"{problem.device.arch.name} has no wgmma"
+    if (problem.a, problem.b) != ("fp8_1x128", "fp8_128x128"):
+        return f"not for {problem.a} by {problem.b}"
+    if not problem.tma:
+        return "rows of an operand or of the output do not start at multiples of 16 bytes"
+    warpgroups = config.num_warps // 4 - 1
+    shape = (config.block_m, warpgroups)
+    if shape not in ((64, 1), (64, 2), (128, 2)) or not 16 <= config.block_n <= 128 or config.block_k != 128:
+        return f"no kernel for tiles of {config.block_m} x {config.block_n} and {config.num_warps} warps"
+    unit = 4 if shape == (64, 2) else config.pair
+    if config.num_stages % unit or config.num_stages < max(4, unit):
+        return f"num_stages = {config.num_stages} is not a multiple of {unit}, at least 4"
+    need, have = hopper_bytes(config), problem.device.arch.shared_bytes
+    return f"needs {need} bytes of shared memory, the device has {have}" if need > have else None
+
+
 def illegal(config: Config, problem: Problem) -> str | None:
     """The reason why the config cannot run the problem, or None."""
     for name in ("block_m", "block_n", "block_k", "num_warps"):
         value = getattr(config, name)
-        if value < 1 or value & (value - 1):
+        if value < 1 or (value & (value - 1) and (name, config.path) != ("num_warps", "hopper")):
             return f"{name} = {value} is not a power of two"
     if problem.op not in ("matmul", "grouped"):
         return None
-    if config.path not in ("native", "upcast", "dequantize", "fp8", "fp8_upcast"):
+    if config.path not in ("native", "upcast", "dequantize", "fp8", "fp8_upcast", "hopper"):
         return f"unknown path {config.path!r}"
-    if (config.path in ("fp8", "fp8_upcast")) != any(kind in FP8_FORMATS for kind in (problem.a, problem.b)):
+    if (config.path in ("fp8", "fp8_upcast", "hopper")) != any(kind in FP8_FORMATS for kind in (problem.a, problem.b)):
         return f"{config.path} does not multiply {problem.a} by {problem.b}"
+    if config.path == "hopper":
+        return _illegal_hopper(config, problem)
     if config.path in ("fp8", "fp8_upcast"):
         return _illegal_fp8(config, problem)
     if config.path == "dequantize":

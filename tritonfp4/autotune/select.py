@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 
+from tritonfp4.autotune.hopper import hopper
 from tritonfp4.autotune.legality import Problem, illegal
 from tritonfp4.config import Config
 from tritonfp4.formats import FORMATS, FP8_FORMATS
@@ -103,7 +104,7 @@ def _fp8(problem: Problem) -> list[Config]:
     else:
         large = Config("fp8", 64 if unit == "tcgen05" else 128, step, 64, 8)
     narrow = Config("fp8", _up_to(m, 16, 32 if unit == "tcgen05" else 64), step, 128, 8, swap=True)
-    found = []
+    found = hopper(problem) if unit == "wgmma" else []
     for path in ("fp8", "fp8_upcast"):
         small = Config(path, 64, step, 32 if problem.device.arch.number < 90 else 64, 8)
         # For few rows the weights take the wide side of the MMA, the activations the narrow one.

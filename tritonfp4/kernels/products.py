@@ -16,8 +16,8 @@ Operand = BlockScaledTensor | torch.Tensor
 
 def multiply(a: Operand, b: Operand, out: torch.Tensor, config: Config) -> None:
     """As `tritonfp4.reference.matmul`, by the path of the config."""
-    if config.path in ("fp8", "fp8_upcast"):
-        matmul_fp8(a, b, None, "batch", out, config)
+    if config.path in ("fp8", "fp8_upcast", "hopper"):
+        multiply_groups(a, b, None, "batch", out, config)
     else:
         paths = {"native": matmul_scaled, "upcast": matmul_upcast, "dequantize": matmul_dequantize}
         paths[config.path](a, b, out, config)
@@ -27,5 +27,8 @@ def multiply_groups(
     a: Operand, b: BlockScaledTensor, groups: torch.Tensor | None, mode: str, out: torch.Tensor, config: Config
 ) -> None:
     """As `tritonfp4.reference.grouped_matmul`, by the path of the config."""
-    paths = {"fp8": matmul_fp8, "fp8_upcast": matmul_fp8, "upcast": grouped_upcast}
-    paths[config.path](a, b, groups, mode, out, config)
+    if config.path == "hopper":
+        from tritonfp4.kernels.hopper.launch import matmul_fp8_hopper as launch  # Gluon is imported where it is used
+    else:
+        launch = grouped_upcast if config.path == "upcast" else matmul_fp8
+    launch(a, b, groups, mode, out, config)

@@ -47,6 +47,19 @@ def _kind(t: BlockScaledTensor | torch.Tensor) -> str:
     return "bf16" if t.dtype == torch.bfloat16 else "fp16"
 
 
+def _problem(op: str, m: int, n: int, k: int, a: Any, b: Any, out: torch.Tensor, mode: str = "batch") -> Problem:
+    """What `select` is asked."""
+    device = device_info(out.device)
+    kinds = _kind(a), _kind(b)
+    tma = False
+    # with a group for every row a tile may meet several matrices: no loads for whole tiles
+    if device.arch.mma == "wgmma" and kinds == ("fp8_1x128", "fp8_128x128") and mode != "indices":
+        from tritonfp4.kernels.hopper.operands import tma_ready
+
+        tma = tma_ready(a, b, out)
+    return Problem(op, m, n, k, *kinds, device, tma)
+
+
 def _matmul_into(a: Any, b: Any, out: torch.Tensor, backend: str) -> None:
     k = min(t.shape[-1] for t in (a, b))
     if out.numel() == 0:
@@ -59,7 +72,7 @@ def _matmul_into(a: Any, b: Any, out: torch.Tensor, backend: str) -> None:
         return
     from tritonfp4.kernels.products import multiply
 
-    config = select(Problem("matmul", out.shape[0], out.shape[1], k, _kind(a), _kind(b), device_info(out.device)))
+    config = select(_problem("matmul", out.shape[0], out.shape[1], k, a, b, out))
     multiply(a, b, out, config)
 
 
@@ -105,7 +118,7 @@ def _grouped_into(a: Any, b: Any, groups: torch.Tensor | None, mode: str, out: t
     from tritonfp4.kernels.products import multiply_groups
 
     rows = out.shape[-2] if mode in ("batch", "masked") else -(-out.shape[0] // b.shape[0])
-    config = select(Problem("grouped", rows, out.shape[-1], k, _kind(a), _kind(b), device_info(out.device)))
+    config = select(_problem("grouped", rows, out.shape[-1], k, a, b, out, mode))
     groups = None if groups is None else groups.contiguous()
     multiply_groups(a, b, groups, mode, out, config)
 

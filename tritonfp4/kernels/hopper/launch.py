@@ -1,4 +1,4 @@
-"""Launcher of the Hopper kernel: descriptors of the operands, and what they ask of memory."""
+"""Launcher of the Hopper kernel. Its plain Triton twin is `tritonfp4.kernels.matmul_fp8.matmul_fp8`."""
 
 from __future__ import annotations
 
@@ -9,81 +9,85 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from tritonfp4.config import Config
 from tritonfp4.device import device_info
 from tritonfp4.kernels.hopper.matmul_fp8 import matmul_fp8_hopper_kernel
+from tritonfp4.kernels.hopper.operands import as_rows, k_major, m_major
 from tritonfp4.kernels.launch import on_device
 from tritonfp4.layouts import ceil_div
 from tritonfp4.tensor import BlockScaledTensor
 
 MODES = {"batch": 0, "masked": 1, "indptr": 2}
+#: Rows of a warpgroup's part of a tile.
 ROWS = 64
-PAIR = 1
-OCC = 1
+#: The smallest box of rows that TMA loads: rows behind the operand cost time, too.
+SMALLEST_BOX = 8
+
+_SWIZZLED = gl.NVMMASharedLayout(128, 8, 2)
+_PLAIN = gl.NVMMASharedLayout(0, 32, 2)
+_DTYPES = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
 
 
-class _Shifted:
-    """A tensor's address moved by some bytes: the base of a descriptor that is entered at a positive offset."""
+class _Before:
+    """A tensor as the base of a descriptor that begins `rows` rows before it (and is entered at a positive offset)."""
 
-    def __init__(self, tensor: torch.Tensor, offset: int) -> None:
-        self.dtype, self._address = tensor.dtype, tensor.data_ptr() + offset
+    def __init__(self, tensor: torch.Tensor, rows: int) -> None:
+        self.dtype = tensor.dtype
+        self._address = tensor.data_ptr() - rows * tensor.stride(0) * tensor.element_size()
 
     def data_ptr(self) -> int:
         return self._address
 
 
-def output_descriptor(out: torch.Tensor, block_n: int) -> TensorDescriptor:
-    """Rows [R, N] as [R + 64, 64, N], the first two dimensions one row apart, 64 rows before the output.
+def _output(out: torch.Tensor, block_n: int) -> TensorDescriptor:
+    """Rows [R, N] as [R + 64, 64, N], the first two dimensions one row apart, beginning 64 rows before the output.
 
-    A tile of 64 rows of which the first v are to be stored begins at (row + v, 64 - v): the others lie outside the middle
-    dimension, which ends at 64.
+    A tile of 64 rows of which the first v are to be stored begins at (row + v, 64 - v): the others lie behind the end of the
+    middle dimension. So the rows of a ragged group end where they should, without a mask.
     """
-    rows, n = out.shape
-    stride = out.stride(0)
-    layout = gl.NVMMASharedLayout.get_default_for([1, ROWS, block_n], _gl_dtype(out.dtype))
-    base = _Shifted(out, -ROWS * stride * out.element_size())
-    return TensorDescriptor(base, [rows + ROWS, ROWS, n], [stride, stride, 1], [1, ROWS, block_n], layout)
+    (rows, n), stride = out.shape, out.stride(0)
+    layout = gl.NVMMASharedLayout.get_default_for([1, ROWS, block_n], _DTYPES[out.dtype])
+    return TensorDescriptor(
+        _Before(out, ROWS), [rows + ROWS, ROWS, n], [stride, stride, 1], [1, ROWS, block_n], layout
+    )  # fmt: skip
 
 
-def _gl_dtype(dtype: torch.dtype) -> gl.dtype:
-    return {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16, torch.float8_e4m3fn: gl.float8e4nv}[dtype]
-
-
-def _rows(t: torch.Tensor) -> torch.Tensor:
-    """[G, rows, K] as [G * rows, K]."""
-    return t.flatten(0, 1) if t.ndim == 3 else t
+def _box(rows: int, block_m: int) -> int:
+    """Rows that TMA loads into a tile."""
+    box = block_m
+    while box > SMALLEST_BOX and box // 2 >= rows:
+        box //= 2
+    return box
 
 
 def matmul_fp8_hopper(
     a: BlockScaledTensor, b: BlockScaledTensor, groups: torch.Tensor | None, mode: str, out: torch.Tensor, config: Config
 ) -> None:
-    """Launcher; as `tritonfp4.reference.grouped_matmul`. Dense operands are a batch of one."""
-    bm, bn = config.block_m, config.block_n
+    """Launcher; as `tritonfp4.reference.grouped_matmul`. Dense operands are a batch of one.
+
+    Operands must be `tma_ready`. The config's warps are those of the warpgroups that multiply and four for the one that
+    loads; warpgroups beyond one for every 64 rows share K.
+    """
+    block_m, block_n = config.block_m, config.block_n
     warpgroups = config.num_warps // 4 - 1
-    ksplit = 64 * warpgroups // bm
-    rows = a.shape[-2] if mode in ("batch", "masked") else a.shape[0]
+    rows = a.shape[-2]
     n, k = b.shape[-2], min(a.shape[-1], b.shape[-1])
     count = b.shape[0] if b.batched else 1
-    values = [_rows(t.values).view(torch.float8_e4m3fn) for t in (a, b)]
-    a_scales = a.scales if a.scales.stride(-1) == 1 and a.scales.shape[-1] > 1 or mode == "indptr" else a.scales.transpose(-1, -2)
-    by_k = a_scales is a.scales
-    a_scales = _rows(a_scales)
-    b_scales = _rows(b.scales)
-    plain = gl.NVMMASharedLayout(0, 32, 2)
-    box = bm
-    while box > 8 and box // 2 >= rows: box //= 2
-    swizzled = gl.NVMMASharedLayout(128, 8, 2)
-    descs = [
-        TensorDescriptor.from_tensor(values[0], [box, 128], swizzled),
-        TensorDescriptor.from_tensor(a_scales, [bm, 4] if by_k else [1, bm], plain),
-        TensorDescriptor.from_tensor(values[1], [bn, 128], swizzled),
-        TensorDescriptor.from_tensor(b_scales, [1, 4], plain),
-        output_descriptor(_rows(out), bn),
-    ]
-    tiles_n = ceil_div(n, bn)
-    tiles = (ceil_div(rows, bm) + count + 2 if mode == "indptr" else ceil_div(rows, bm) * count) * tiles_n
-    programs = min(tiles, device_info(out.device).sm_count * OCC)
+    # Groups begin at any row: only along K are their scales aligned.
+    a_scales = None if mode == "indptr" else m_major(a.scales)
+    by_k = a_scales is None
+    if a_scales is None:
+        a_scales = k_major(a.scales)
+    box = _box(rows, block_m)
+    values = [as_rows(t.values).view(torch.float8_e4m3fn) for t in (a, b)]
+    tiles_m, tiles_n = ceil_div(rows, block_m), ceil_div(n, block_n)
+    tiles = (tiles_m + count + 2 if mode == "indptr" else tiles_m * count) * tiles_n
     with on_device(out):
-        matmul_fp8_hopper_kernel[(programs,)](
-            *descs, groups if groups is not None else out, count, rows, n, k, MODE=MODES[mode], SINGLE=count == 1,
-            GROUP=0 if rows <= bm and mode != "indptr" else config.group_m, BY_K=by_k, PAIR=PAIR, BOX_M=box,
-            KSPLIT=ksplit, STAGES=config.num_stages, BLOCK_M=bm, BLOCK_N=bn, WARPGROUPS=warpgroups, num_warps=4,
-            maxnreg=128 if warpgroups == 1 else 168,
+        matmul_fp8_hopper_kernel[(min(tiles, device_info(out.device).sm_count),)](
+            TensorDescriptor.from_tensor(values[0], [box, 128], _SWIZZLED),
+            TensorDescriptor.from_tensor(a_scales, [block_m, 4] if by_k else [1, block_m], _PLAIN),
+            TensorDescriptor.from_tensor(values[1], [block_n, 128], _SWIZZLED),
+            TensorDescriptor.from_tensor(k_major(b.scales), [1, 4], _PLAIN),
+            _output(as_rows(out), block_n), out if groups is None else groups, count, rows, n, k,
+            MODE=MODES[mode], SINGLE=count == 1, GROUP=0 if tiles_m == 1 and mode != "indptr" else config.group_m,
+            KSPLIT=ROWS * warpgroups // block_m, BY_K=by_k, PAIR=config.pair, STAGES=config.num_stages,
+            BLOCK_M=block_m, BLOCK_N=block_n, BOX_M=box, WARPGROUPS=warpgroups,
+            num_warps=4, maxnreg=128 if warpgroups == 1 else 168,
         )  # fmt: skip

@@ -20,9 +20,11 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from tritonfp4.kernels.hopper.tiles import INDPTR, MASKED, first_segment, place, segment_end, to_tile
 
-# Triton 3.9 drops the older names.
+# Names that change with Triton: 3.9 drops the older ones.
 _load = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 _store = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
+
+_REINTERPRET = gl.constexpr(hasattr(gl.shared_memory_descriptor, "reinterpret"))
 
 #: Elements along K of a stage, rows of a warpgroup's MMA.
 STEP, ROWS = gl.constexpr(128), gl.constexpr(64)
@@ -205,7 +207,11 @@ def matmul_fp8_hopper_kernel(
     A_SCALE: gl.constexpr = [STAGES, BLOCK_M, 4] if BY_K else [STAGES, 1, BLOCK_M]
     a_scale_ring = gl.allocate_shared_memory(gl.float32, A_SCALE, a_scale_desc.layout)
     b_scale_ring = gl.allocate_shared_memory(gl.float32, [STAGES, 8, 4], b_scale_desc.layout)  # TMA wants 128 bytes apart
-    b_scales = b_scale_ring._reinterpret(gl.float32, [STAGES * 32, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    FLAT: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+    if _REINTERPRET:
+        b_scales = b_scale_ring.reinterpret(gl.float32, [STAGES * 32, 1], FLAT)
+    else:
+        b_scales = b_scale_ring._reinterpret(gl.float32, [STAGES * 32, 1], FLAT)
     out_tiles = gl.allocate_shared_memory(out_desc.dtype, [WARPGROUPS // KSPLIT, 1, ROWS, BLOCK_N], out_desc.layout)
     full = gl.allocate_shared_memory(gl.int64, [STAGES // PAIR, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES // PAIR, 1], mbarrier.MBarrierLayout())

@@ -1,0 +1,48 @@
+"""Tiles of the Hopper kernel. Every rule comes from a measured table: `docs/performance.md`."""
+
+from __future__ import annotations
+
+from tritonfp4.autotune.legality import Problem, hopper_bytes
+from tritonfp4.config import Config
+
+#: Bytes of weights that must be on their way at once to keep memory busy.
+BYTES_IN_FLIGHT = 7_000_000
+#: Time of a 128 x 64 tile in that of a 128 x 128 one.
+NARROW_TILE = 0.7
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _config(m: int, n: int, warpgroups: int, stages: int, shared: int) -> Config:
+    """As many stages as asked for, or as fit."""
+    pair = 1 if (m, n) == (128, 128) else 2
+    unit = 4 if m == 64 and warpgroups == 2 else pair
+    while stages > 4:
+        config = Config("hopper", m, 128, n, 4 * (warpgroups + 1), stages // unit * unit, 8, pair=pair)
+        if hopper_bytes(config) <= shared:
+            return config
+        stages -= 1
+    return Config("hopper", m, 128, n, 4 * (warpgroups + 1), 4, 8, pair=pair)
+
+
+def hopper(problem: Problem) -> list[Config]:
+    """The config for (M, N); for grouped products M is the mean rows of a group."""
+    sms, shared = problem.device.sm_count, problem.device.arch.shared_bytes
+    m, n = problem.m, problem.n
+    grouped = problem.op == "grouped"
+    if m > 128 or (grouped and m > 64):
+        wide = _ceil(_ceil(m, 128) * _ceil(n, 128), sms)
+        narrow = _ceil(_ceil(m, 128) * _ceil(n, 64), sms) * NARROW_TILE
+        return [_config(128, 64, 2, 8, shared) if narrow < wide and not grouped else _config(128, 128, 2, 5, shared)]
+    rows = _ceil(m, 64)
+    if grouped:  # there are more tiles than one matrix has
+        return [_config(64, 128 if n >= 1024 else 64, 1, 8, shared)]
+    if m > 64:
+        block = 128 if rows * _ceil(n, 128) >= 0.75 * sms else 64 if rows * _ceil(n, 64) >= 0.75 * sms else 32
+        return [_config(64, block, 1, 24, shared)]
+    if _ceil(n, 64) >= 0.45 * sms:
+        tiles = min(_ceil(n, 64), sms)
+        return [_config(64, 64, 1, max(8, _ceil(BYTES_IN_FLIGHT, tiles * 64 * 128)), shared)]
+    return [_config(64, 16 if m > 8 and _ceil(n, 16) <= sms else 32, 2, 24, shared)]
