@@ -68,7 +68,7 @@ def hopper_bytes(config: Config) -> int:
     """Shared memory of a program of the Hopper kernel: stages with scales, the tile on its way out, partial sums."""
     m, n, warpgroups = config.block_m, config.block_n, config.num_warps // 4 - 1
     shares = 64 * warpgroups // m
-    stage = (m + n) * 128 + m * 16 + 128 + 16
+    stage = (m + n) * 128 + m * 4 + 128 + 16
     return config.num_stages * stage + 64 * n * 2 * warpgroups // shares + (64 * n * 4 if shares == 2 else 0) + 256
 
 

@@ -86,7 +86,7 @@ def fp8_blockscale_gemm_sm90(
     core = core_backend(backend)
     m, n = input.shape[0], weight.shape[0]
     if input.dtype == BF16:
-        values, scales = call_quantize_fp8(fn, input, FP8_1X128, arg="input", backend=core)
+        values, scales = call_quantize_fp8(fn, input, FP8_1X128, mn_major=True, tma_aligned=True, arg="input", backend=core)
         a = BlockScaledTensor(values, scales, None, FP8_1X128, SfLayout.layout_linear, (m, input.shape[1]))
     else:
         assert input_scale is not None

@@ -10,6 +10,7 @@ from tritonfp4.config import Config
 from tritonfp4.device import device_info
 from tritonfp4.kernels.hopper.matmul_fp8 import matmul_fp8_hopper_kernel
 from tritonfp4.kernels.hopper.operands import as_rows, k_major, m_major
+from tritonfp4.kernels.hopper.scales import spread_scales
 from tritonfp4.kernels.launch import on_device
 from tritonfp4.layouts import ceil_div
 from tritonfp4.tensor import BlockScaledTensor
@@ -17,6 +18,8 @@ from tritonfp4.tensor import BlockScaledTensor
 MODES = {"batch": 0, "masked": 1, "indptr": 2}
 #: Rows of a warpgroup's part of a tile.
 ROWS = 64
+#: Rows this many bytes apart meet in the same channels of memory: then not all programs start at the same column.
+COLLIDING = 8192
 #: The smallest box of rows that TMA loads: rows behind the operand cost time, too.
 SMALLEST_BOX = 8
 
@@ -70,11 +73,11 @@ def matmul_fp8_hopper(
     rows = a.shape[-2]
     n, k = b.shape[-2], min(a.shape[-1], b.shape[-1])
     count = b.shape[0] if b.batched else 1
-    # Groups begin at any row: only along K are their scales aligned.
-    a_scales = None if mode == "indptr" else m_major(a.scales)
-    by_k = a_scales is None
-    if a_scales is None:
-        a_scales = k_major(a.scales)
+    if mode == "indptr":
+        assert groups is not None
+        a_scales = spread_scales(a.scales, groups)
+    else:
+        a_scales = m_major(a.scales)
     box = _box(rows, block_m)
     values = [as_rows(t.values).view(torch.float8_e4m3fn) for t in (a, b)]
     tiles_m, tiles_n = ceil_div(rows, block_m), ceil_div(n, block_n)
@@ -82,12 +85,12 @@ def matmul_fp8_hopper(
     with on_device(out):
         matmul_fp8_hopper_kernel[(min(tiles, device_info(out.device).sm_count),)](
             TensorDescriptor.from_tensor(values[0], [box, 128], _SWIZZLED),
-            TensorDescriptor.from_tensor(a_scales, [block_m, 4] if by_k else [1, block_m], _PLAIN),
+            TensorDescriptor.from_tensor(a_scales, [1, block_m], _PLAIN),
             TensorDescriptor.from_tensor(values[1], [block_n, 128], _SWIZZLED),
             TensorDescriptor.from_tensor(k_major(b.scales), [1, 4], _PLAIN),
             _output(as_rows(out), block_n), out if groups is None else groups, count, rows, n, k,
             MODE=MODES[mode], SINGLE=count == 1, GROUP=0 if tiles_m == 1 and mode != "indptr" else config.group_m,
-            KSPLIT=ROWS * warpgroups // block_m, BY_K=by_k, PAIR=config.pair, STAGES=config.num_stages,
+            KSPLIT=ROWS * warpgroups // block_m, PAIR=config.pair, ROTATE=k % COLLIDING == 0, STAGES=config.num_stages,
             BLOCK_M=block_m, BLOCK_N=block_n, BOX_M=box, WARPGROUPS=warpgroups,
             num_warps=4, maxnreg=128 if warpgroups == 1 else 168,
         )  # fmt: skip

@@ -18,7 +18,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from tritonfp4.kernels.hopper.tiles import INDPTR, MASKED, first_segment, place, segment_end, to_tile
+from tritonfp4.kernels.hopper.tiles import INDPTR, MASKED, aligned_start, first_segment, place, segment_end, to_tile
 
 # Names that change with Triton: 3.9 drops the older ones.
 _load = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
@@ -48,11 +48,14 @@ def _k_steps(K, rows, KSPLIT: gl.constexpr):
 @gluon.jit
 def _producer(
     a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, full, empty,
-    MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, BY_K: gl.constexpr, PAIR: gl.constexpr,
+    MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr, ROTATE: gl.constexpr,
     STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr,
 ):  # fmt: skip
-    """One warp: operands and scales of every step of every tile, by TMA."""
-    BYTES: gl.constexpr = PAIR * ((BOX_M + BLOCK_N) * STEP + BLOCK_M * (16 if BY_K else 4) + 16)
+    """One warp: operands and scales of every step of every tile, by TMA.
+
+    ROTATE: every column of tiles starts elsewhere along K (a multiple of four steps, as K must then be).
+    """
+    BYTES: gl.constexpr = PAIR * ((BOX_M + BLOCK_N) * STEP + BLOCK_M * 4 + 16)
     tiles_n = gl.cdiv(N, BLOCK_N)
     k_blocks = gl.cdiv(K, STEP)
     stage = 0
@@ -64,26 +67,32 @@ def _producer(
         row, bound, valid, tile_n, matrix = place(
             t, i, before, first, size, groups_ptr, G, tiles_n, MODE, GROUP, BLOCK_M
         )  # fmt: skip
-        # a matrix of the batch has scales of its own, ragged groups share one array
+        # A matrix of the batch has scales of its own; ragged groups share one array, each from a multiple of four on.
         scale_row = 0 if MODE == INDPTR else i * k_blocks
-        scale_col = row if MODE == INDPTR else row - first
+        scale_col = row - first
+        if MODE == INDPTR:
+            scale_col += aligned_start(first, i)
         b_row = matrix * N + tile_n * BLOCK_N
         b_scale_row = matrix * gl.cdiv(N, STEP) + tile_n * BLOCK_N // STEP
-        for k in range(0, _k_steps(K, valid, KSPLIT), PAIR):
+        steps = _k_steps(K, valid, KSPLIT)
+        at_k = 0
+        if ROTATE:  # by fours, as scales of b come in fours
+            at_k = tile_n % (gl.maximum(steps, 4) // 4) * 4
+        for _ in range(0, steps, PAIR):
             mbarrier.wait(empty.index(stage), phase)
             bar = full.index(stage)
             mbarrier.expect(bar, BYTES)
             for j in gl.static_range(PAIR):
                 slot = stage * PAIR + j
-                _load(a_desc, [row, (k + j) * STEP], bar, a_ring.index(slot).slice(0, BOX_M, dim=0))
-                _load(b_desc, [b_row, (k + j) * STEP], bar, b_ring.index(slot))
+                _load(a_desc, [row, (at_k + j) * STEP], bar, a_ring.index(slot).slice(0, BOX_M, dim=0))
+                _load(b_desc, [b_row, (at_k + j) * STEP], bar, b_ring.index(slot))
                 # behind the last step of an odd number the elements are zeros: any finite scale will do
-                at = gl.minimum(k + j, k_blocks - 1)
-                if BY_K:
-                    _load(a_scale_desc, [row, at // 4 * 4], bar, a_scale_ring.index(slot))
-                else:
-                    _load(a_scale_desc, [scale_row + at, scale_col], bar, a_scale_ring.index(slot))
+                at = gl.minimum(at_k + j, k_blocks - 1)
+                _load(a_scale_desc, [scale_row + at, scale_col], bar, a_scale_ring.index(slot))
                 _load(b_scale_desc, [b_scale_row, at // 4 * 4], bar, b_scale_ring.index(slot).slice(0, 1, dim=0))
+            at_k += PAIR
+            if ROTATE:
+                at_k = gl.where(at_k >= steps, 0, at_k)
             stage, phase = _forward(stage, phase, 1, STAGES // PAIR)
         t += gl.num_programs(0)
         i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
@@ -100,17 +109,10 @@ def _issue(part, never, a_ring, b_ring, stage, row: gl.constexpr):
 
 @gluon.jit
 def _scale(
-    a_scale_ring, b_scale_ring, slot, k, row: gl.constexpr, BY_K: gl.constexpr, ODD: gl.constexpr, BLOCK_M: gl.constexpr,
-    LAYOUT: gl.constexpr,
-):  # fmt: skip
-    """Scales of a warpgroup's rows, and the one of b, for step k. TMA brings them in fours along K."""
-    if BY_K:
-        ring = a_scale_ring.index(slot).slice(row, ROWS, dim=0)
-        low = ring.slice(ODD, 1, dim=1).load(LAYOUT.parent)
-        high = ring.slice(ODD + 2, 1, dim=1).load(LAYOUT.parent)
-        a = gl.convert_layout(gl.sum(gl.where(k % 4 >= 2, high, low), 1), LAYOUT, assert_trivial=True)  # one column
-    else:
-        a = a_scale_ring.index(slot).reshape((BLOCK_M,)).slice(row, ROWS, dim=0).load(LAYOUT)
+    a_scale_ring, b_scale_ring, slot, k, row: gl.constexpr, BLOCK_M: gl.constexpr, LAYOUT: gl.constexpr
+):
+    """Scales of a warpgroup's rows, and the one of b, for step k: of b, TMA brings four at a time."""
+    a = a_scale_ring.index(slot).reshape((BLOCK_M,)).slice(row, ROWS, dim=0).load(LAYOUT)
     return a, b_scale_ring.index(slot * 32 + k % 4).load(LAYOUT)
 
 
@@ -126,7 +128,7 @@ def _promote(acc, part, a_scale, b_scale):
 @gluon.jit
 def _consumer(
     out_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, out_tiles, sums, full, empty, turn,
-    MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, BY_K: gl.constexpr, PAIR: gl.constexpr,
+    MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr, ROTATE: gl.constexpr,
     STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, ME: gl.constexpr,
 ):  # fmt: skip
     """One warpgroup: 64 rows of every tile. With KSPLIT = 2 two of them take turns at pairs of steps, and the first adds up."""
@@ -154,11 +156,11 @@ def _consumer(
         for k in range(start, steps, 2 * KSPLIT):
             next_slot, next_phase = _forward(slot, phase, 1, STAGES)
             mbarrier.wait(full.index(slot // PAIR), phase)
-            a_scale, b_scale = _scale(a_scale_ring, b_scale_ring, slot, k, ROW, BY_K, 0, BLOCK_M, BY_ROW)
+            a_scale, b_scale = _scale(a_scale_ring, b_scale_ring, slot, k, ROW, BLOCK_M, BY_ROW)
             part = _issue(part, never, a_ring, b_ring, slot, ROW)
             if PAIR == 1:
                 mbarrier.wait(full.index(next_slot), next_phase)
-            next_a, next_b = _scale(a_scale_ring, b_scale_ring, next_slot, k + 1, ROW, BY_K, 1, BLOCK_M, BY_ROW)
+            next_a, next_b = _scale(a_scale_ring, b_scale_ring, next_slot, k + 1, ROW, BLOCK_M, BY_ROW)
             next_part = _issue(next_part, never, a_ring, b_ring, next_slot, ROW)
             part = warpgroup_mma_wait(1, deps=(part,))
             if PAIR == 1:
@@ -197,15 +199,14 @@ def _consumer(
 @gluon.jit(do_not_specialize=["G", "M"])
 def matmul_fp8_hopper_kernel(
     a_desc, a_scale_desc, b_desc, b_scale_desc, out_desc, groups_ptr, G, M, N, K,
-    MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, BY_K: gl.constexpr, PAIR: gl.constexpr,
+    MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr, ROTATE: gl.constexpr,
     STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, WARPGROUPS: gl.constexpr,
 ):  # fmt: skip
     """out = a @ b.T in tiles of BLOCK_M x BLOCK_N; as many programs as fit the GPU at once walk all of them."""
     gl.static_assert(STAGES % (2 * KSPLIT) == 0 or PAIR * KSPLIT == 1, "slots of the ring must belong to one warpgroup each")
     a_ring = gl.allocate_shared_memory(a_desc.dtype, [STAGES, BLOCK_M, STEP], a_desc.layout)
     b_ring = gl.allocate_shared_memory(b_desc.dtype, [STAGES, BLOCK_N, STEP], b_desc.layout)
-    A_SCALE: gl.constexpr = [STAGES, BLOCK_M, 4] if BY_K else [STAGES, 1, BLOCK_M]
-    a_scale_ring = gl.allocate_shared_memory(gl.float32, A_SCALE, a_scale_desc.layout)
+    a_scale_ring = gl.allocate_shared_memory(gl.float32, [STAGES, 1, BLOCK_M], a_scale_desc.layout)
     b_scale_ring = gl.allocate_shared_memory(gl.float32, [STAGES, 8, 4], b_scale_desc.layout)  # TMA wants 128 bytes apart
     FLAT: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
     if _REINTERPRET:
@@ -229,21 +230,21 @@ def matmul_fp8_hopper_kernel(
     if WARPGROUPS == 1:
         gl.warp_specialize([
             (_consumer, (out_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scales, out_tiles, sums, full, empty,
-                         turn, MODE, SINGLE, GROUP, KSPLIT, BY_K, PAIR,
+                         turn, MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE,
                          STAGES, BLOCK_M, BLOCK_N, BOX_M, 0)),
             (_producer, (a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring,
-                         b_scale_ring, full, empty, MODE, SINGLE, GROUP, KSPLIT, BY_K, PAIR,
+                         b_scale_ring, full, empty, MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE,
                          STAGES, BLOCK_M, BLOCK_N, BOX_M)),
         ], [1], [24])  # fmt: skip
     else:
         gl.warp_specialize([
             (_consumer, (out_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scales, out_tiles, sums, full, empty,
-                         turn, MODE, SINGLE, GROUP, KSPLIT, BY_K, PAIR,
+                         turn, MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE,
                          STAGES, BLOCK_M, BLOCK_N, BOX_M, 0)),
             (_consumer, (out_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scales, out_tiles, sums, full, empty,
-                         turn, MODE, SINGLE, GROUP, KSPLIT, BY_K, PAIR,
+                         turn, MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE,
                          STAGES, BLOCK_M, BLOCK_N, BOX_M, 1)),
             (_producer, (a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring,
-                         b_scale_ring, full, empty, MODE, SINGLE, GROUP, KSPLIT, BY_K, PAIR,
+                         b_scale_ring, full, empty, MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE,
                          STAGES, BLOCK_M, BLOCK_N, BOX_M)),
         ], [4, 1], [240, 24])  # fmt: skip

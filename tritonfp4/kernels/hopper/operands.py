@@ -37,11 +37,13 @@ def k_major(scales: torch.Tensor) -> torch.Tensor:
     return as_rows(scales)
 
 
-def m_major(scales: torch.Tensor) -> torch.Tensor | None:
-    """Scales [.., M, K blocks] whose memory runs along M, as one matrix [.. * K blocks, M]; None if TMA cannot read them so."""
+def m_major(scales: torch.Tensor) -> torch.Tensor:
+    """Scales [.., M, K blocks] as one matrix [.. * K blocks, M], contiguous along M, with rows that start at multiples of 16
+    bytes; a copy where they are not."""
     turned = scales.transpose(-1, -2)
-    if turned.stride(-1) != 1 or turned.stride(-2) % 4 or turned.data_ptr() % 16:
-        return None
-    if turned.ndim == 3 and turned.stride(0) != turned.shape[1] * turned.stride(1):
-        return None
+    *batch, blocks, rows = turned.shape
+    even = turned.stride(-1) == 1 and turned.stride(-2) % 4 == 0 and turned.data_ptr() % 16 == 0
+    if not even or (batch and turned.stride(0) != blocks * turned.stride(1)):
+        padded = turned.new_empty((*batch, blocks, (rows + 3) // 4 * 4))[..., :rows]
+        turned = padded.copy_(turned)
     return as_rows(turned)

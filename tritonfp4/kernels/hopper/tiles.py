@@ -26,6 +26,12 @@ def in_bands(t, tiles_m, tiles_n, GROUP: gl.constexpr):
 
 
 @gluon.jit
+def aligned_start(first, i):
+    """Column where `spread_scales` puts the scales of segment i, which begins at row `first`: TMA starts at 16 bytes."""
+    return (first + 3 * i) // 4 * 4
+
+
+@gluon.jit
 def first_segment(groups_ptr, M, MODE: gl.constexpr):
     """State of the walk: segment, tiles before it, its first row, its rows."""
     if MODE == INDPTR:
