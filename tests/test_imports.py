@@ -64,6 +64,11 @@ except t.BackendError as error:
     found["error"] = str(error)
 print(json.dumps(found | {"imported": "triton" in sys.modules}))
 """
+PRODUCTS = """
+import sys, torch
+import tritonfp4.kernels.products, tritonfp4.kernels.hopper.operands
+print("tritonfp4.kernels.matmul_fp8" in sys.modules, [m for m in sys.modules if "kernels.hopper." in m])
+"""
 NO_CUDA = """
 import torch
 def refuse(*a, **k):
@@ -108,6 +113,11 @@ def test_without_triton_the_package_quantizes_and_multiplies_on_the_cpu(without_
 
 def test_without_triton_the_triton_backend_says_what_is_missing(without_triton):
     assert "need Triton" in without_triton["error"]
+
+
+def test_the_launchers_of_products_come_without_the_hopper_kernel():
+    pytest.importorskip("triton")
+    assert python(PRODUCTS).strip() == "True ['tritonfp4.kernels.hopper.operands']"
 
 
 @pytest.mark.parametrize("module", [tritonfp4, tritonfp4.flashinfer], ids=lambda module: module.__name__)
@@ -198,3 +208,35 @@ def test_only_kernels_and_aot_import_triton(name):
     }
     roots |= {(node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert "triton" not in roots
+
+
+def named(tree):
+    """Full names of the modules that a piece of a file imports, absolute ones."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def speaks_gluon(name):
+    """Whether a module imports Gluon, itself or by what it imports of the kernels."""
+    tree = ast.parse(MODULES[name].read_text())
+    top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    if any(full.startswith("triton.experimental") for full in named(tree)):
+        return True
+    known = {full.removeprefix("tritonfp4.").rpartition(".")[0] for node in top for full in named(node)}
+    return any(speaks_gluon(other) for other in known & MODULES.keys() if room(other) == "kernels")
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith("kernels.hopper.")])
+def test_gluon_stays_in_the_room_of_its_kernels(name):
+    """Outside of it, what imports it is itself imported inside functions only."""
+    assert not speaks_gluon(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "speaks"), [("launch", True), ("matmul_fp8", True), ("operands", False), ("scales", False)]
+)
+def test_what_the_operators_ask_of_that_room_needs_no_gluon(name, speaks):
+    assert speaks_gluon(f"kernels.hopper.{name}") == speaks

@@ -325,6 +325,7 @@ EXPECTED: dict[tuple[str, str], str] = {
     ("12x", "16-bit"): _WARP,
     ("8x", "fp8"): _WARP_FP8,
     ("9x", "fp8"): r"^wgmma\.mma_async\.sync\.aligned\.m64n\d+k32\.f32\.e(4m3|5m2)\.e(4m3|5m2)",
+    ("9x", "hopper"): r"^wgmma\.mma_async\.sync\.aligned\.m64n\d+k32\.f32\.e4m3\.e4m3",
     ("10x", "fp8"): r"^tcgen05\.mma\S*\.kind::f8f6f4",
     ("12x", "fp8"): _WARP_FP8,
     ("10x", "nvfp4"): r"^tcgen05\.mma\S*\.kind::mxf4nvf4\.block_scale\.(scale_vec::4X|block16)",
@@ -343,6 +344,8 @@ def expected_mma(arch: int, config: Config, format: str, name: str = "") -> str:
     family = "12x" if arch >= 120 else "10x" if arch >= 100 else f"{arch // 10}x"
     if config.path == "native":
         return EXPECTED[family, format]
+    if config.path == "hopper":
+        return EXPECTED["9x", "hopper"]
     grouped = name.startswith(("grouped", "matmul_fp8"))  # these swap the dot, not the operands
     left = config.block_n if grouped and config.swap else config.block_m
     if config.path == "fp8":

@@ -6,7 +6,7 @@ fragments of the original libraries' messages that their callers match on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -55,7 +55,7 @@ SCALE_DTYPES = {
 }
 
 
-def names(values: Sequence[object]) -> str:
+def names(values: Iterable[object]) -> str:
     """A list for an error message."""
     return ", ".join(str(v).removeprefix("torch.") for v in values)
 
@@ -77,12 +77,15 @@ def dtype(fn: str, arg: str, x: torch.Tensor, wanted: Sequence[torch.dtype], tex
 
 def same_device(fn: str, **tensors: torch.Tensor | None) -> None:
     """Refuse tensors on different devices, by name."""
-    given = {name: t for name, t in tensors.items() if t is not None}
-    first = next(iter(given))
-    for name, t in given.items():
-        if t.device != given[first].device:
+    first, device = "", None
+    for name, t in tensors.items():
+        if t is None:
+            continue
+        if device is None:
+            first, device = name, t.device
+        elif t.device != device:
             raise DeviceError(
-                f"{fn}: {name} is on {t.device} but {first} is on {given[first].device}; all tensors must share one device"
+                f"{fn}: {name} is on {t.device} but {first} is on {device}; all tensors must share one device"
             )
 
 
@@ -101,7 +104,7 @@ def layout(fn: str, arg: str, value: Any) -> SfLayout:
     return LAYOUTS[value].kind  # type: ignore[index]
 
 
-def block_format(fn: str, arg: str, value: Any, wanted: Sequence[str] = formats.FP4_FORMATS) -> formats.BlockFormat:
+def block_format(fn: str, arg: str, value: Any, wanted: Collection[str] = formats.FP4_FORMATS) -> formats.BlockFormat:
     """A format, given by name or object."""
     name = value.name if isinstance(value, formats.BlockFormat) else value
     if not isinstance(name, str) or name not in wanted:
@@ -264,8 +267,11 @@ def output(fn: str, out: torch.Tensor, shape: tuple[int, int], wanted: torch.dty
 
 def no_gradient(fn: str, out: Any, *operands: torch.Tensor | None) -> None:
     """Refuse `out` for operands that require a gradient, as torch does: it would be lost without a word."""
-    if out is not None and torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
-        raise UnsupportedError(f"{fn}: out= with an operand that requires a gradient; there is none to record")
+    if out is None or not torch.is_grad_enabled():
+        return
+    for t in operands:
+        if t is not None and t.requires_grad:
+            raise UnsupportedError(f"{fn}: out= with an operand that requires a gradient; there is none to record")
 
 
 def backend(fn: str, value: Any, wanted: Sequence[str]) -> None:

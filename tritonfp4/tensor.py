@@ -219,6 +219,19 @@ class BlockScaledTensor:
         return f"BlockScaledTensor({self.format.name}, shape={tuple(self.shape)}, {where}{batched})"
 
 
+def assemble(
+    values: torch.Tensor, scales: torch.Tensor, global_scale: torch.Tensor | None, format: BlockFormat, layout: SfLayout,
+    shape: tuple[int, ...], row_shuffle: int, batched: bool,
+) -> BlockScaledTensor:  # fmt: skip
+    """The constructor for code that is never traced: a frozen dataclass sets its fields in three times as long."""
+    made = BlockScaledTensor.__new__(BlockScaledTensor)
+    made.__dict__.update(
+        values=values, scales=scales, global_scale=global_scale, format=format, layout=layout, shape=shape,
+        row_shuffle=row_shuffle, batched=batched,
+    )  # fmt: skip
+    return made
+
+
 def _rebuild(
     values: Any,
     scales: Any,

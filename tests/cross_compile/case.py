@@ -14,12 +14,18 @@ from tritonfp4.device import DeviceInfo
 
 @dataclass(frozen=True)
 class Case:
-    """One launch. `config(device)` is None for passes without a GEMM; `formats` are those of the GEMM's operands."""
+    """One launch. `config(device)` is None for passes without a GEMM; `formats` are those of the GEMM's operands; `only` is
+    the architecture it is for, if it is not for all."""
 
     name: str
     launch: Callable[[DeviceInfo], object]
     config: Callable[[DeviceInfo], Config] | None = None
     formats: tuple[str, str] = ("", "")
+    only: int | None = None
+
+    def is_for(self, arch: int) -> bool:
+        """Whether that architecture is one to compile it for."""
+        return self.only in (None, arch)
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:

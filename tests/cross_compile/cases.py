@@ -12,6 +12,7 @@ from typing import Any
 import cases_fp8
 import cases_fused
 import cases_grouped
+import cases_hopper
 import cases_options
 import torch
 from case import Case, elementwise, meta
@@ -121,7 +122,7 @@ CASES: list[Case] = [
     matmul(40, "fp16", "mxfp4"),
     matmul(128, "mxfp4", "nvfp4"),
 ]
-CASES += cases_options.CASES + cases_fp8.CASES + cases_fused.CASES + cases_grouped.CASES
+CASES += cases_options.CASES + cases_fp8.CASES + cases_fused.CASES + cases_grouped.CASES + cases_hopper.CASES
 
 #: One or two of every kernel family, with the widest differences between architectures: what is compiled on the secondary
 #: architectures and by the other Tritons.
@@ -155,5 +156,11 @@ CORE = {
     "grouped batch fp8 x fp8_e5m2 M=512",
     "grouped indptr mxfp8 x mxfp4 M=32",
     "grouped indptr nvfp4 x nvfp4 M=32",
+    "hopper batch M=4096 N=7168 K=16384",
+    "hopper batch M=256 N=2112 K=7168",
+    "hopper batch M=16 N=24576 K=1536",
+    "hopper batch M=16 N=2112 K=7168",
+    "hopper indptr M=32 N=4096 K=7168",
+    "hopper masked M=64 N=4096 K=7168",
 }
 assert {case.name for case in CASES} >= CORE

@@ -22,9 +22,12 @@ import pytest
 
 pytest.importorskip("triton")
 
+import cases_hopper
+from case import Case
 from cases import CASES, CORE
 
 from tritonfp4 import aot
+from tritonfp4.autotune.legality import hopper_bytes
 from tritonfp4.device import target_info, triton_version
 
 HERE = Path(__file__).resolve().parent
@@ -33,7 +36,9 @@ FULL = (80, 90) if triton_version() == (3, 7, 1) else ()
 ARCHS = {(3, 7, 1): (80, 86, 89, 90, 100, 103, 120), (3, 6, 0): (80, 90, 100)}.get(
     triton_version() or (), (90, 100, 120)
 )
-PAIRS = [(arch, case.name) for arch in ARCHS for case in CASES if arch in FULL or case.name in CORE]
+PAIRS = [
+    (arch, case.name) for arch in ARCHS for case in CASES if case.is_for(arch) and (arch in FULL or case.name in CORE)
+]
 #: Compiling processes of one pytest process, and where those of one test run meet.
 WORKERS = 1 if os.environ.get("PYTEST_XDIST_WORKER") else 2
 RUN = Path(tempfile.gettempdir()) / f"tritonfp4-cross-compile-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
@@ -92,9 +97,9 @@ def test_compiles(arch: int, case: str) -> None:
     assert "error" not in line, line["error"]
     for kernel in line["kernels"]:
         assert not kernel["problems"], (kernel["name"], kernel["problems"], {**kernel, "mma": None})
-        if kernel["gemm"] and line["path"] == "native":  # a fallback to 16-bit arithmetic would be silent
+        if kernel["gemm"] and line["path"] in ("native", "hopper"):  # a fallback to 16-bit arithmetic would be silent
             assert all(re.search(kernel["expect"], name) for name in kernel["mma"]), kernel["mma"]
-    if line["path"] in ("native", "upcast"):
+    if line["path"] in ("native", "upcast", "hopper"):
         assert any(kernel["gemm"] for kernel in line["kernels"])
 
 
@@ -117,6 +122,17 @@ def test_native_where_the_table_says_so() -> None:
     for arch in ARCHS:
         path = results(arch)["matmul nvfp4 x nvfp4 M=128"]["path"]
         assert (path == "native") == target_info(arch).native_fp4
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in cases_hopper.CASES if (90, case.name) in PAIRS], ids=lambda c: c.name
+)
+def test_shared_memory_of_the_hopper_kernel_is_at_most_what_legality_counts(case: Case) -> None:
+    """And little less: a stage that is not used is latency that is not hidden."""
+    assert case.config is not None
+    counted = hopper_bytes(case.config(target_info(90)))
+    (needed,) = (kernel["shared"] for kernel in results(90)[case.name]["kernels"] if kernel["gemm"])
+    assert needed <= counted <= needed + 4096
 
 
 def test_tiles_that_do_not_fit_are_noticed() -> None:

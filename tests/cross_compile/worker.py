@@ -64,7 +64,7 @@ def main() -> None:
     args = parser.parse_args()
     for arch in args.arch:
         for case in TOO_LARGE.values() if args.too_large else CASES:
-            if args.only in case.name and (not args.core or case.name in CORE):
+            if case.is_for(arch) and args.only in case.name and (not args.core or case.name in CORE):
                 print(json.dumps(report(case, target_info(arch))), flush=True)
 
 

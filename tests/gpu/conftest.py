@@ -16,3 +16,18 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "gpu" in item.path.parts:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """(mode, config) of every launch of the Hopper kernel."""
+    from tritonfp4.kernels.hopper import launch
+
+    seen, real = [], launch.matmul_fp8_hopper
+
+    def spy(a, b, groups, mode, out, config):
+        seen.append((mode, config))
+        return real(a, b, groups, mode, out, config)
+
+    monkeypatch.setattr(launch, "matmul_fp8_hopper", spy)
+    return seen

@@ -1,99 +1,20 @@
-"""The Hopper kernel on a GPU of that kind: what reaches it, and that it is right, against fp64 products.
+"""The Hopper kernel by the public functions, on a GPU of that kind: what reaches it, and that it is right.
 
-Everything around the operands is poisoned: NaN in rows of no group, in every scale that belongs to no element and in `out`
-before the call, and a number in the guard rows and columns around `out` that must still be there afterwards. Few different
-kernels are compiled: sizes share their divisibility by 16 (8 more than a multiple) and meet the same tiles where they can.
+Against fp64 products, in poisoned memory (`hopper_checks`), NaN in rows of no group. Few different kernels are compiled:
+sizes share their divisibility by 16 (8 more than a multiple) and meet the same tiles where they can.
 """
 
 import dataclasses
-import itertools
 
 import gemm_checks as C
 import pytest
-import samples_grouped
 import torch
 from gemm_checks import BF16, F16
+from hopper_checks import GUARD, ON_HOPPER, check, check_result, guarded, on_hopper, operands, poisoned
 
 import tritonfp4 as T
-from tritonfp4.autotune import Problem, illegal, select
-from tritonfp4.config import Config
-from tritonfp4.device import target_info
-from tritonfp4.flashinfer.gemm.common import fp8_operand
 
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0), reason="for Hopper"
-)
-#: Rows around `out`: more than a tile's, for the output descriptor begins 64 rows before it.
-GUARD = 130
-H200 = target_info(90)
-
-
-@pytest.fixture
-def launches(monkeypatch):
-    """(mode, config) of every launch of the Hopper kernel."""
-    from tritonfp4.kernels.hopper import launch
-
-    seen, real = [], launch.matmul_fp8_hopper
-
-    def spy(a, b, groups, mode, out, config):
-        seen.append((mode, config))
-        return real(a, b, groups, mode, out, config)
-
-    monkeypatch.setattr(launch, "matmul_fp8_hopper", spy)
-    return seen
-
-
-# ---- operands and outputs in poison ----
-
-
-def poisoned(x):
-    """x in rows that are wider by 4 to 7 elements of NaN; their starts are multiples of 16 bytes."""
-    *lead, cols = x.shape
-    wide = torch.full((*lead, C.ceil_div(cols, 4) * 4 + 4), float("nan"), dtype=x.dtype)
-    wide[..., :cols] = x
-    return wide[..., :cols]
-
-
-def with_poison(problem):
-    """The problem with NaN behind every row of its fp32 scales."""
-    scales = {name: poisoned(x) for name, x in problem.args.items() if "scale" in name and isinstance(x, torch.Tensor)}
-    return C.Problem(problem.function, problem.args | scales, problem.want, problem.dtype_arg)
-
-
-def guarded(shape, dtype=BF16):
-    """A tensor with guards all around, and `out` inside, full of NaN."""
-    *lead, rows, n = shape
-    count = lead[0] * rows if lead else rows
-    big = torch.full((count + 2 * GUARD, n + 8), 77.0, dtype=dtype, device="cuda")
-    out = big[GUARD : GUARD + count, :n]
-    out.fill_(float("nan"))
-    return big, out.unflatten(0, (*lead, rows)) if lead else out
-
-
-def check_result(big, out, want, where=""):
-    """The bound, zeros in rows of no group, guards as they were."""
-    measured, bound = C.error(out, want), C.bound_of(out)
-    assert measured <= bound, f"{measured:.2e} > {bound} {where} {tuple(out.shape)}"
-    assert (out.cpu()[(want == 0).all(-1)] == 0).all(), f"rows of no group {where}"
-    n = out.shape[-1]
-    guards = big[:GUARD], big[-GUARD:], big[:, n:]
-    assert all((guard == 77).all() for guard in guards), f"wrote outside of out {where}"
-
-
-def check(problem, dtype=BF16):
-    """A public call into guarded memory."""
-    big, out = guarded(problem.want.shape, dtype)
-    assert with_poison(problem).run("cuda", dtype, out=out) is out
-    check_result(big, out, problem.want, problem.function)
-
-
-def on_hopper(launches, mode, count=None):
-    """Every launch since the last call was the Hopper kernel's in this mode; their configs."""
-    configs = [config for _, config in launches]
-    assert [seen for seen, _ in launches] == [mode] * (count or len(launches)) and launches
-    assert all(config.path == "hopper" for config in configs)
-    launches.clear()
-    return configs
+pytestmark = ON_HOPPER
 
 
 # ---- public functions ----
@@ -229,113 +150,6 @@ def test_nan_reaches_its_rows_or_columns_alone(launches, where):
     on_hopper(launches, "batch", 2)
 
 
-# ---- every tile ----
-
-
-def operands(problem):
-    """Operands on the GPU, their scales in poison: K-major ones of a ragged problem, M-major ones of every other."""
-    args = problem.on("cuda")
-    a, sa, sb = args["a"], problem.args["a_scale"], problem.args["b_scale"]
-    if args.get("scale_major_mode") == "MN":
-        sa, sb = sa.mT, sb.mT
-    sa = poisoned(sa) if "m_indptr" in args else poisoned(sa.mT).mT
-    return fp8_operand(a, C.moved(sa, "cuda"), 1), fp8_operand(args["b"], C.moved(poisoned(sb), "cuda"), 128)
-
-
-def tiles():
-    """Every tile with the largest legal number of stages up to 8, odd ones where the ring may be odd."""
-    problem = Problem("matmul", 128, 128, 128, "fp8_1x128", "fp8_128x128", H200, True)
-    for (m, groups), n, pair in itertools.product(((64, 1), (64, 2), (128, 2)), (16, 32, 64, 128), (1, 2)):
-        stages = (8, 4) if (m, groups) == (64, 2) else (7, 5) if pair == 1 else (6, 4)
-        configs = [Config("hopper", m, 128, n, 4 * (groups + 1), s, 8, pair=pair) for s in stages]
-        yield next(config for config in configs if illegal(config, problem) is None)
-
-
-CONFIGS = {f"{c.block_m}x{c.block_n}, {c.num_warps} warps, pair {c.pair}, {c.num_stages} stages": c for c in tiles()}
-
-
-def launch(problem, config, mode, dtype=BF16):
-    """The launcher itself, into guarded memory."""
-    from tritonfp4.kernels.hopper.launch import matmul_fp8_hopper
-
-    left, right = operands(problem)
-    groups = problem.args.get("m_indptr", problem.args.get("masked_m"))
-    big, out = guarded(problem.want.shape, dtype)
-    matmul_fp8_hopper(left, right, None if groups is None else groups.cuda(), mode, out, config)
-    check_result(big, out, problem.want, config)
-    return left, right, out
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_every_tile(name):
-    """An odd number of steps, a cut one, one alone; more steps than the ring has stages; more tiles than programs."""
-    for m, n, k in ((200, 264, 640), (129, 136, 272), (300, 72, 16), (257, 1032, 1936), (1100, 2056, 272)):
-        launch(C.groupwise(m, n, k), CONFIGS[name], "batch")
-
-
-@pytest.mark.parametrize("name", list(CONFIGS)[::2])
-def test_every_tile_for_ragged_groups(name):
-    for sizes, before, after in ((C.RAGGED, 5, 9), ((300, 0, 100, 7), 0, 0), ((1,) * 70, 0, 3)):
-        launch(C.group_fp8(sizes, 264, 528, "K", before=before, after=after), CONFIGS[name], "indptr")
-
-
-@pytest.mark.parametrize("name", list(CONFIGS)[1::2])
-def test_every_tile_for_masked_matrices(name):
-    for counts, m in (((3, 0, 200, 1, 130), 200), ((128, 64, 0), 129)):
-        launch(C.masked(counts, m, 264, 528), CONFIGS[name], "masked", F16)
-
-
-# ---- the same bits ----
-
-#: Dense: large and small tiles, K shared by two warpgroups, two row tiles; ragged.
-RUNS = {
-    "large": (lambda: C.groupwise(700, 2056, 1024, "MN"), "batch"),
-    "weights of many tiles": (lambda: C.groupwise(40, 8200, 1024, "MN"), "batch"),
-    "split K": (lambda: C.groupwise(17, 136, 2048, "MN"), "batch"),
-    "two row tiles": (lambda: C.groupwise(100, 1032, 1024, "MN"), "batch"),
-    "ragged": (lambda: C.group_fp8((300, 0, 1000, 7), 1032, 1024), "indptr"),
-    "ragged, small": (lambda: C.group_fp8((9, 0, 20, 70, 3), 264, 1024), "indptr"),
-    "masked": (lambda: C.masked((3, 0, 200, 1, 130), 200, 264, 1024), "masked"),
-}
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_200_runs_give_the_same_bits(launches, name):
-    make, mode = RUNS[name]
-    problem = make()
-    args, call = problem.on("cuda"), getattr(T, problem.function)
-    first = call(**args)
-    assert C.error(first, problem.want) <= C.bound_of(first)
-    outs = torch.full((200, *first.shape), float("nan"), dtype=BF16, device="cuda")
-    for out in outs:
-        call(**args, out=out)
-    assert (outs.view(torch.int16) == first.view(torch.int16)).all()
-    config = on_hopper(launches, mode, 201)[0]
-    assert name != "split K" or (config.block_m, config.num_warps) == (64, 12)
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_agrees_with_the_twin(name):
-    from tritonfp4.kernels.hopper.launch import matmul_fp8_hopper
-    from tritonfp4.kernels.matmul_fp8 import matmul_fp8
-
-    make, mode = RUNS[name]
-    problem = make()
-    left, right = operands(problem)
-    groups = problem.on("cuda").get({"indptr": "m_indptr", "masked": "masked_m"}.get(mode, ""))
-    m, n = problem.want.shape[-2:]
-    rows = m // right.shape[0] if mode == "indptr" else m
-    op = "matmul" if mode == "batch" else "grouped"
-    asked = Problem(op, rows, n, right.shape[-1], "fp8_1x128", "fp8_128x128", H200)
-    ours, twins = (torch.full(problem.want.shape, float("nan"), dtype=F16, device="cuda") for _ in "ab")
-    twin = select(asked)
-    assert twin.path == "fp8"
-    matmul_fp8_hopper(left, right, groups, mode, ours, select(dataclasses.replace(asked, tma=True)))
-    matmul_fp8(left, right, groups, mode, twins, twin)
-    assert C.error(ours, twins.cpu().double()) <= C.bound_of(ours)
-    assert C.error(ours, problem.want) <= C.bound_of(ours)
-
-
 # ---- operands in memory ----
 
 
@@ -400,6 +214,21 @@ def test_scales_of_any_strides_are_copied(launches):
             out = problem.run("cuda", **{name: view})
             assert C.error(out, problem.want) <= C.bound_of(out)
     on_hopper(launches, "batch", 8)
+
+
+@pytest.mark.parametrize("k", [144, 272])
+def test_bytes_behind_k_are_not_read(launches, k):
+    """Buffers wider than the matrix, NaN in the padding of both operands."""
+    problem = C.groupwise(130, 72, k)
+    left, right = operands(problem)
+    wide = []
+    for t in (left, right):
+        values = torch.full((t.shape[0], 384), 0x7F, dtype=torch.uint8, device="cuda")
+        values[:, :k] = t.values
+        wide.append(dataclasses.replace(t, values=values))
+    out = T.matmul(*wide)
+    assert C.error(out, problem.want) <= C.bound_of(out)
+    on_hopper(launches, "batch", 1)
 
 
 # ---- groups on the device ----
@@ -476,51 +305,3 @@ def test_a_cuda_graph_replays_with_other_counts_and_operands(launches):
         assert torch.equal(out, T.batch_deepgemm_fp8_nt_groupwise(**args))
         assert all((one[count:] == 0).all() and not one.isnan().any() for one, count in zip(out, counts, strict=True))
     on_hopper(launches, "masked", 5)
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_never_synchronises(launches, name):
-    make, mode = RUNS[name]
-    problem = make()
-    args, call = problem.on("cuda"), getattr(T, problem.function)
-    out, want = torch.empty(problem.want.shape, dtype=BF16, device="cuda"), call(**args)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        got = call(**args)
-        call(**args, out=out)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert torch.equal(got, want) and torch.equal(out, want)
-    on_hopper(launches, mode, 3)
-
-
-# ---- torch's own machinery ----
-
-
-def test_fullgraph_equals_eager(launches):
-    run, tensors = samples_grouped.compiled(C.sm90(40, 264, 1024))
-    tensors = [C.moved(t, "cuda") for t in tensors]
-    want = run(*tensors)
-    torch._dynamo.reset()
-    assert torch.equal(torch.compile(run, fullgraph=True)(*tensors), want)
-    on_hopper(launches, "batch", 2)
-
-
-def test_two_streams_at_once(launches):
-    """Different problems side by side: nothing of a launch is shared with the next."""
-    problems = [C.groupwise(300, 1032, 2048, "K"), C.group_fp8((9, 0, 200, 70, 3), 264, 1024, "MN")]
-    calls = [(getattr(T, p.function), p.on("cuda")) for p in problems]
-    want = [call(**args) for call, args in calls]
-    for out, problem in zip(want, problems, strict=True):
-        assert C.error(out, problem.want) <= C.bound_of(out)
-    torch.cuda.synchronize()
-    streams = [torch.cuda.Stream() for _ in calls]
-    results = [[], []]
-    for _ in range(50):
-        for stream, (call, args), outs in zip(streams, calls, results, strict=True):
-            with torch.cuda.stream(stream):
-                outs.append(call(**args))
-    torch.cuda.synchronize()
-    assert all(torch.equal(out, want[i]) for i in range(2) for out in results[i])
-    assert {mode for mode, _ in launches} == {"batch", "indptr"} and len(launches) == 102

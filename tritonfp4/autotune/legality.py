@@ -65,11 +65,12 @@ def _illegal_fp8(config: Config, problem: Problem) -> str | None:
 
 
 def hopper_bytes(config: Config) -> int:
-    """Shared memory of a program of the Hopper kernel: stages with scales, the tile on its way out, partial sums."""
+    """Shared memory of a program of the Hopper kernel: stages with scales, the tile on its way out, partial sums; at most,
+    for rings of scales begin at multiples of 1024 bytes."""
     m, n, warpgroups = config.block_m, config.block_n, config.num_warps // 4 - 1
     shares = 64 * warpgroups // m
     stage = (m + n) * 128 + m * 4 + 128 + 16
-    return config.num_stages * stage + 64 * n * 2 * warpgroups // shares + (64 * n * 4 if shares == 2 else 0) + 256
+    return config.num_stages * stage + 64 * n * 2 * warpgroups // shares + (64 * n * 4 if shares == 2 else 0) + 1024
 
 
 def _illegal_hopper(config: Config, problem: Problem) -> str | None:
@@ -83,7 +84,9 @@ def _illegal_hopper(config: Config, problem: Problem) -> str | None:
     shape = (config.block_m, warpgroups)
     if shape not in ((64, 1), (64, 2), (128, 2)) or not 16 <= config.block_n <= 128 or config.block_k != 128:
         return f"no kernel for tiles of {config.block_m} x {config.block_n} and {config.num_warps} warps"
-    unit = 4 if shape == (64, 2) else config.pair
+    if config.pair not in (1, 2, 4) or (config.pair == 4 and shape == (128, 2)):
+        return f"no kernel for stages of {config.pair} steps"
+    unit = max(4 if shape == (64, 2) else 1, config.pair)
     if config.num_stages % unit or config.num_stages < max(4, unit):
         return f"num_stages = {config.num_stages} is not a multiple of {unit}, at least 4"
     need, have = hopper_bytes(config), problem.device.arch.shared_bytes

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import torch
 
 from tritonfp4.config import Config
@@ -12,6 +15,13 @@ from tritonfp4.kernels.matmul_upcast import matmul_dequantize, matmul_upcast
 from tritonfp4.tensor import BlockScaledTensor
 
 Operand = BlockScaledTensor | torch.Tensor
+
+
+@functools.cache
+def _hopper() -> Any:
+    from tritonfp4.kernels.hopper import launch  # Gluon is imported where it is used
+
+    return launch
 
 
 def multiply(a: Operand, b: Operand, out: torch.Tensor, config: Config) -> None:
@@ -28,7 +38,7 @@ def multiply_groups(
 ) -> None:
     """As `tritonfp4.reference.grouped_matmul`, by the path of the config."""
     if config.path == "hopper":
-        from tritonfp4.kernels.hopper.launch import matmul_fp8_hopper as launch  # Gluon is imported where it is used
-    else:
-        launch = grouped_upcast if config.path == "upcast" else matmul_fp8
+        _hopper().matmul_fp8_hopper(a, b, groups, mode, out, config)
+        return
+    launch = grouped_upcast if config.path == "upcast" else matmul_fp8
     launch(a, b, groups, mode, out, config)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 
 from tritonfp4 import checks, reference
 from tritonfp4.autotune import Problem, select
+from tritonfp4.config import Config
 from tritonfp4.device import device_info
 from tritonfp4.formats import FORMATS
-from tritonfp4.layouts import SfLayout
+from tritonfp4.layouts import LAYOUTS
 from tritonfp4.ops.register import define, use_kernels
-from tritonfp4.tensor import BlockScaledTensor
+from tritonfp4.tensor import BlockScaledTensor, assemble
 
 _OPERAND = (
     "Tensor {0}, Tensor? {0}_scale, Tensor? {0}_global, str {0}_format, int {0}_layout, int {0}_shuffle, SymInt {0}_k"
@@ -37,8 +39,22 @@ def _operand(
         scale = data.new_empty(0)
     assert scale is not None
     codes = scale if fmt.scale in ("fp32", "") else scale.view(torch.uint8)
-    shape = (*data.shape[:-1], k)
-    return BlockScaledTensor(data, codes, global_scale, fmt, SfLayout(layout), shape, shuffle, batched)
+    kind = LAYOUTS[layout].kind  # type: ignore[index]  # an int equals and hashes as its member
+    return assemble(data, codes, global_scale, fmt, kind, (*data.shape[:-1], k), shuffle, batched)
+
+
+@functools.cache
+def _products() -> Any:
+    from tritonfp4.kernels import products
+
+    return products
+
+
+@functools.cache
+def _hopper_operands() -> Any:
+    from tritonfp4.kernels.hopper import operands
+
+    return operands
 
 
 def _kind(t: BlockScaledTensor | torch.Tensor) -> str:
@@ -47,21 +63,23 @@ def _kind(t: BlockScaledTensor | torch.Tensor) -> str:
     return "bf16" if t.dtype == torch.bfloat16 else "fp16"
 
 
-def _problem(op: str, m: int, n: int, k: int, a: Any, b: Any, out: torch.Tensor, mode: str = "batch") -> Problem:
-    """What `select` is asked."""
-    device = device_info(out.device)
-    kinds = _kind(a), _kind(b)
+@functools.lru_cache(maxsize=4096)
+def _selected(op: str, m: int, n: int, k: int, a: str, b: str, device: torch.device, tma: bool) -> Config:
+    return select(Problem(op, m, n, k, a, b, device_info(device), tma))
+
+
+def _config(op: str, m: int, n: int, k: int, a: Any, b: Any, out: torch.Tensor, mode: str = "batch") -> Config:
+    """What `select` chooses."""
+    device, kind_a, kind_b = out.device, _kind(a), _kind(b)
     tma = False
     # with a group for every row a tile may meet several matrices: no loads for whole tiles
-    if device.arch.mma == "wgmma" and kinds == ("fp8_1x128", "fp8_128x128") and mode != "indices":
-        from tritonfp4.kernels.hopper.operands import tma_ready
-
-        tma = tma_ready(a, b, out)
-    return Problem(op, m, n, k, *kinds, device, tma)
+    if kind_a == "fp8_1x128" and kind_b == "fp8_128x128" and mode != "indices":
+        tma = device_info(device).arch.mma == "wgmma" and _hopper_operands().tma_ready(a, b, out)
+    return _selected(op, m, n, k, kind_a, kind_b, device, tma)
 
 
 def _matmul_into(a: Any, b: Any, out: torch.Tensor, backend: str) -> None:
-    k = min(t.shape[-1] for t in (a, b))
+    k = min(a.shape[-1], b.shape[-1])
     if out.numel() == 0:
         return
     if k == 0:
@@ -70,10 +88,8 @@ def _matmul_into(a: Any, b: Any, out: torch.Tensor, backend: str) -> None:
     if not use_kernels("matmul", out, backend):
         reference.matmul(a, b, out)
         return
-    from tritonfp4.kernels.products import multiply
-
-    config = select(_problem("matmul", out.shape[0], out.shape[1], k, a, b, out))
-    multiply(a, b, out, config)
+    config = _config("matmul", out.shape[0], out.shape[1], k, a, b, out)
+    _products().multiply(a, b, out, config)
 
 
 def _matmul(*args: Any) -> torch.Tensor:
@@ -115,12 +131,10 @@ def _grouped_into(a: Any, b: Any, groups: torch.Tensor | None, mode: str, out: t
             checks.group_values("grouped_matmul", name, groups, mode, b.shape[0], rows)
         reference.grouped_matmul(a, b, groups, mode, out)
         return
-    from tritonfp4.kernels.products import multiply_groups
-
     rows = out.shape[-2] if mode in ("batch", "masked") else -(-out.shape[0] // b.shape[0])
-    config = select(_problem("grouped", rows, out.shape[-1], k, a, b, out, mode))
+    config = _config("grouped", rows, out.shape[-1], k, a, b, out, mode)
     groups = None if groups is None else groups.contiguous()
-    multiply_groups(a, b, groups, mode, out, config)
+    _products().multiply_groups(a, b, groups, mode, out, config)
 
 
 def _grouped_shape(*args: Any) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +16,26 @@ from tritonfp4.device import device_info
 _lib = torch.library.Library("tritonfp4", "FRAGMENT")  # the reference keeps the operators registered
 
 
+def _without_gradient(run: Callable[..., Any]) -> Callable[..., Any]:
+    """``torch.no_grad()(run)``, which makes several objects a call, by hand."""
+
+    def call(*args: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return run(*args)
+        torch._C._set_grad_enabled(False)
+        try:
+            return run(*args)
+        finally:
+            torch._C._set_grad_enabled(True)
+
+    return call
+
+
 def define(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
     """Register an operator that has no gradient: a backward pass through its results raises."""
     _lib.define(f"{name}{schema}")
     for key in ("CPU", "CUDA"):
-        _lib.impl(name, torch.no_grad()(run), key)
+        _lib.impl(name, _without_gradient(run), key)
     torch.library.register_fake(f"tritonfp4::{name}", fake, lib=_lib)
     if not schema.endswith("()"):
 
@@ -29,12 +45,19 @@ def define(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., 
         torch.library.register_autograd(f"tritonfp4::{name}", backward, lib=_lib)
 
 
+@functools.cache  # an import statement costs a microsecond each time
+def _launch() -> Any:
+    from tritonfp4.kernels import launch
+
+    return launch
+
+
 def use_kernels(name: str, tensor: torch.Tensor, backend: str) -> bool:
     """Whether an op on this tensor runs the kernels (else the reference)."""
     if backend == "torch" or (backend == "auto" and not tensor.is_cuda):
         return False
     try:
-        from tritonfp4.kernels import launch
+        launch = _launch()
     except ImportError as error:
         raise BackendError(f"tritonfp4::{name}: the kernels need Triton ({error}); backend='torch' does not") from error
     if not tensor.is_cuda and not launch.INTERPRETED:

@@ -7,22 +7,22 @@ import torch
 from tritonfp4 import checks
 from tritonfp4.formats import FP4_FORMATS
 from tritonfp4.tensor import BlockScaledTensor
-from tritonfp4.verbs.matmul import OUT_DTYPES, flat_operand, kind_of, not_shuffled, same_kind
+from tritonfp4.verbs.matmul import OUT_DTYPES, Flat, flat_operand, kind_of, not_shuffled, same_kind
 from tritonfp4.verbs.operand import BACKENDS, block_scaled
 
 Operand = BlockScaledTensor | torch.Tensor
 
 
 def call_grouped(
-    a: Operand,
-    b: BlockScaledTensor,
+    a: Operand | Flat,
+    b: BlockScaledTensor | Flat,
     groups: torch.Tensor | None,
     mode: str,
     out: torch.Tensor | None,
     out_dtype: torch.dtype,
     backend: str = "auto",
 ) -> torch.Tensor:
-    """Products of checked operands; written to `out` and returned if that is given.
+    """Products of checked operands, possibly flat already; written to `out` and returned if that is given.
 
     `mode` is "batch" (groups None, a ``[G, M, K]``), "masked" (groups: valid rows of each matrix of a), "indptr" (groups:
     first row of each group of a ``[M, K]``, and the end) or "indices" (groups: the group of each row, -1 for none).

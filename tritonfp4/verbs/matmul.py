@@ -11,12 +11,14 @@ from tritonfp4.verbs.operand import BACKENDS, block_scaled
 
 OUT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 Operand = BlockScaledTensor | torch.Tensor
+#: The arguments that an operand is to the operators: values, scales, global scale, format, layout, row shuffle, K.
+Flat = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, str, int, int, int]
 
 
 def call_matmul(
-    a: Operand, b: Operand, out: torch.Tensor | None, out_dtype: torch.dtype, backend: str = "auto"
+    a: Operand | Flat, b: Operand | Flat, out: torch.Tensor | None, out_dtype: torch.dtype, backend: str = "auto"
 ) -> torch.Tensor:
-    """``a @ b.T`` of checked 2-D operands; written to `out` and returned if that is given."""
+    """``a @ b.T`` of checked 2-D operands, possibly flat already; written to `out` and returned if that is given."""
     args = (*flat_operand(a), *flat_operand(b))
     if out is None:
         return torch.ops.tritonfp4.matmul.default(*args, out_dtype, backend)
@@ -24,14 +26,17 @@ def call_matmul(
     return out
 
 
-def flat_operand(t: Operand) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, str, int, int, int]:
+def flat_operand(t: Operand | Flat) -> Flat:
     """The arguments that an operand is to the operators; a batched one keeps its group axis."""
+    if isinstance(t, tuple):
+        return t
     if isinstance(t, torch.Tensor):
         return t, None, None, "", 2, 0, t.shape[-1]
     if t.batched:
         return t.values, t.scales, t.global_scale, t.format.name, int(t.layout), t.row_shuffle, t.cols
-    # A padded buffer may hold more rows than the matrix; a view drops them.
-    values = t.flat_values[: t.rows]
+    values, rows = t.values, t.rows
+    if values.ndim != 2 or values.shape[0] != rows:
+        values = t.flat_values[:rows]  # a padded buffer may hold more rows than the matrix
     return values, t.scales, t.global_scale, t.format.name, int(t.layout), t.row_shuffle, t.cols
 
 

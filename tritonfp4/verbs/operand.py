@@ -6,7 +6,7 @@ import torch
 
 from tritonfp4 import checks
 from tritonfp4.formats import FORMATS
-from tritonfp4.layouts import SfLayout
+from tritonfp4.layouts import SfLayout, flat_rows
 from tritonfp4.tensor import BlockScaledTensor
 
 #: What runs an operator: the device decides, the kernels, or the reference.
@@ -17,31 +17,29 @@ def block_scaled(fn: str, arg: str, t: BlockScaledTensor, ragged: int | None = N
     """Check that the parts of a `BlockScaledTensor` fit together; `ragged`: the number of row groups of a ragged one."""
     if not isinstance(t, BlockScaledTensor):
         raise checks.DTypeError(f"{fn}: {arg} must be a BlockScaledTensor, got {type(t).__name__}")
-    fmt = checks.block_format(fn, f"{arg}.format", t.format, tuple(FORMATS))
-    values = (t.values.dtype,) if fmt.element != "e2m1" and t.values.element_size() == 1 else ()
-    checks.dtype(fn, f"{arg}.values", t.values, values or (torch.uint8,))
-    want = 3 if t.batched else 2
-    too_few = t.values.ndim != want if t.batched else t.values.ndim < 2
-    if too_few or t.flat_values.shape[0] < t.rows or fmt.packing * t.values.shape[-1] < t.cols:
+    fmt = checks.block_format(fn, f"{arg}.format", t.format, FORMATS)
+    kinds = (t.values.dtype,) if fmt.element != "e2m1" and t.values.element_size() == 1 else ()
+    checks.dtype(fn, f"{arg}.values", t.values, kinds or (torch.uint8,))
+    stored, rows, cols = t.values.shape, t.rows, t.cols
+    too_few = len(stored) != 3 if t.batched else len(stored) < 2
+    if too_few or flat_rows(stored) < rows or fmt.packing * stored[-1] < cols:
+        raise checks.ShapeError(f"{fn}: {arg}.values of shape {tuple(stored)} are too small for {tuple(t.shape)}")
+    if t.batched and tuple(stored[:-1]) != tuple(t.shape[:-1]):
         raise checks.ShapeError(
-            f"{fn}: {arg}.values of shape {tuple(t.values.shape)} are too small for {tuple(t.shape)}"
+            f"{fn}: {arg}.values of a batched tensor must have its rows and no more: got {tuple(stored)} for {tuple(t.shape)}"
         )
-    if t.batched and tuple(t.values.shape[:-1]) != tuple(t.shape[:-1]):
-        raise checks.ShapeError(
-            f"{fn}: {arg}.values of a batched tensor must have its rows and no more: got {tuple(t.values.shape)} for {tuple(t.shape)}"
-        )
-    if t.cols % fmt.vec and fmt.scale not in ("fp32", ""):
+    if cols % fmt.vec and fmt.scale not in ("fp32", ""):
         raise checks.ShapeError(f"{fn}: the columns of {arg} must be a multiple of {fmt.vec}, got {tuple(t.shape)}")
-    if t.row_shuffle not in (0, 16, 32) or (t.row_shuffle and (t.rows % t.row_shuffle or t.batched)):
+    if t.row_shuffle not in (0, 16, 32) or (t.row_shuffle and (rows % t.row_shuffle or t.batched)):
         raise checks.ShapeError(
-            f"{fn}: {arg}.row_shuffle must be 0, 16 or 32 and divide the rows, got {t.row_shuffle} for {t.rows} rows"
+            f"{fn}: {arg}.row_shuffle must be 0, 16 or 32 and divide the rows, got {t.row_shuffle} for {rows} rows"
         )
     _scales(fn, arg, t, ragged)
     if t.global_scale is not None:
         if t.batched and t.global_scale.numel() == t.shape[0]:
             checks.global_scale(fn, f"{arg}.global_scale", t.global_scale, t.shape[0])
         else:
-            checks.global_scale(fn, f"{arg}.global_scale", t.global_scale, t.rows)
+            checks.global_scale(fn, f"{arg}.global_scale", t.global_scale, rows)
     parts = {
         f"{arg}.values": t.values,
         f"{arg}.scales": t.scales if fmt.scale else None,

@@ -12,11 +12,13 @@ from tritonfp4.checks import ArgumentError, DTypeError, ShapeError
 from tritonfp4.formats import FORMATS, BlockFormat
 from tritonfp4.layouts import LAYOUTS, SfLayout, ceil_div
 from tritonfp4.tensor import BlockScaledTensor
+from tritonfp4.verbs.matmul import Flat
 
 FP8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
 FP8_OUT_DTYPES = (torch.bfloat16, torch.float16)
 #: Every GEMM also takes these names: the kernels (on CPU tensors in the interpreter), and the reference.
 OURS = ("triton", "torch")
+LINEAR = int(SfLayout.layout_linear)
 GRANULARITIES = ((1, 128, 128), (128, 128, 128))
 
 
@@ -43,28 +45,36 @@ def fp8_operand(x: torch.Tensor, scales: torch.Tensor, block_rows: int) -> Block
     )
 
 
+def fp8_arguments(x: torch.Tensor, scales: torch.Tensor, block_rows: int) -> Flat:
+    """What `fp8_operand` is to the operators, without the detour: an eager call of a small product is mostly host time."""
+    name = element_format(x, "fp8_128x128" if block_rows == 128 else "fp8_1x128").name
+    return as_bytes(x), scales, None, name, LINEAR, 0, x.shape[-1]
+
+
 def scale_shape(rows: int, k: int, block_rows: int, major: str = "K", lead: tuple[int, ...] = ()) -> tuple[int, ...]:
     """Shape of the fp32 scales of [rows, k]; with major "MN" its last two dimensions are exchanged."""
-    shape = (ceil_div(rows, block_rows), ceil_div(k, 128))
-    return (*lead, *(shape if major == "K" else shape[::-1]))
+    blocks, columns = ceil_div(rows, block_rows), ceil_div(k, 128)
+    return (*lead, blocks, columns) if major == "K" else (*lead, columns, blocks)
 
 
 def fp8_tensors(fn: str, **tensors: Any) -> None:
     """Refuse operands that are not e4m3 or e5m2."""
     for name, x in tensors.items():
-        checks.dtype(fn, name, x, FP8_DTYPES, f"{name} must be a float8 tensor")
+        if not isinstance(x, torch.Tensor) or x.dtype not in FP8_DTYPES:
+            checks.dtype(fn, name, x, FP8_DTYPES, f"{name} must be a float8 tensor")
 
 
 def fp32_tensors(fn: str, **tensors: Any) -> None:
     """Refuse scales that are not fp32."""
     for name, x in tensors.items():
-        checks.dtype(fn, name, x, (torch.float32,), f"{name} must be a float32 tensor")
+        if not isinstance(x, torch.Tensor) or x.dtype != torch.float32:
+            checks.dtype(fn, name, x, (torch.float32,), f"{name} must be a float32 tensor")
 
 
-def fp32_scales(fn: str, arg: str, scales: torch.Tensor, want: Sequence[int], major: str = "K") -> None:
+def fp32_scales(fn: str, arg: str, scales: torch.Tensor, want: tuple[int, ...], major: str = "K") -> None:
     """Refuse fp32 scales of another shape."""
     fp32_tensors(fn, **{arg: scales})
-    if tuple(scales.shape) != tuple(want):
+    if scales.shape != want:
         raise ShapeError(
             f"{fn}: Shape mismatch. {arg}.shape = {tuple(scales.shape)}, want {tuple(want)} ({major}-major, one scale for "
             "128 elements along K)"

@@ -11,11 +11,12 @@ from tritonfp4.checks import ArgumentError, DTypeError, ShapeError, UnsupportedE
 from tritonfp4.flashinfer._support import core_backend, supported_everywhere
 from tritonfp4.flashinfer.gemm.common import (
     FP8_OUT_DTYPES,
+    LINEAR,
     OURS,
     as_bytes,
     chosen_dtype,
     element_format,
-    fp8_operand,
+    fp8_arguments,
     fp8_tensors,
     fp32_scales,
     fp32_tensors,
@@ -26,10 +27,10 @@ from tritonfp4.flashinfer.gemm.common import (
     scale_shape,
 )
 from tritonfp4.formats import FP8_1X128, FP8_128X128
-from tritonfp4.layouts import SfLayout
+from tritonfp4.layouts import SfLayout, ceil_div
 from tritonfp4.tensor import BlockScaledTensor
 from tritonfp4.verbs.grouped import call_grouped, grouped_output
-from tritonfp4.verbs.matmul import call_matmul
+from tritonfp4.verbs.matmul import Flat, call_matmul
 from tritonfp4.verbs.quantize_fp8 import call_quantize_fp8
 
 SM90_BACKENDS = ("auto", *OURS)
@@ -84,28 +85,31 @@ def fp8_blockscale_gemm_sm90(
         _check_sm90_out(fn, out, out_dtype, (input.shape[0], weight.shape[0]), input.device)
         checks.no_gradient(fn, out, input, weight)
     core = core_backend(backend)
-    m, n = input.shape[0], weight.shape[0]
+    (m, k), n = input.shape, weight.shape[0]
+    a: Flat
+    b: Flat
     if input.dtype == BF16:
-        values, scales = call_quantize_fp8(fn, input, FP8_1X128, mn_major=True, tma_aligned=True, arg="input", backend=core)
-        a = BlockScaledTensor(values, scales, None, FP8_1X128, SfLayout.layout_linear, (m, input.shape[1]))
+        values, scales = call_quantize_fp8(
+            fn, input, FP8_1X128, mn_major=True, tma_aligned=True, arg="input", backend=core
+        )
+        a = values, scales, None, FP8_1X128.name, LINEAR, 0, k
     else:
         assert input_scale is not None
-        a = fp8_operand(input, _rows_of_scales(fn, input_scale, m, input.shape[1], input_scale_major), 1)
+        a = fp8_arguments(input, _rows_of_scales(fn, input_scale, m, k, input_scale_major), 1)
     if weight.dtype == BF16:
         values, scales = call_quantize_fp8(fn, weight, FP8_128X128, arg="weight", backend=core)
-        b = BlockScaledTensor(values, scales, None, FP8_128X128, SfLayout.layout_linear, (n, weight.shape[1]))
+        b = values, scales, None, FP8_128X128.name, LINEAR, 0, k
     else:
         assert weight_scale is not None
-        b = fp8_operand(weight, weight_scale, 1 if weight_scale.shape[0] == n else 128)
+        b = fp8_arguments(weight, weight_scale, 1 if weight_scale.shape[0] == n else 128)
     return call_matmul(a, b, out, chosen_dtype(out, out_dtype), core)
 
 
 def _rows_of_scales(fn: str, scale: torch.Tensor, m: int, k: int, major: str | None) -> torch.Tensor:
     """The view ``[M, K / 128]`` of an input scale in either form."""
     shape, kb = tuple(scale.shape), k // 128
-    aligned = (scale.stride(1) == 1 or m <= 1) and (scale.stride(0) >= m or kb <= 1) if scale.ndim == 2 else False
     if major is None:
-        major = "MN" if m != kb and shape == (kb, m) and aligned else "K"
+        major = "MN" if m != kb and shape == (kb, m) and _rows_apart(scale, m, kb) else "K"
     if shape != ((m, kb) if major == "K" else (kb, m)):
         wanted = {
             None: f"({m}, {kb}) with any strides, or ({kb}, {m}) with unit last stride and rows of at least {m} scales",
@@ -120,6 +124,11 @@ def _rows_of_scales(fn: str, scale: torch.Tensor, m: int, k: int, major: str | N
     return scale if major == "K" else scale.t()
 
 
+def _rows_apart(scale: torch.Tensor, m: int, kb: int) -> bool:
+    """Whether ``[K / 128, M]`` has unit last stride and rows that do not overlap."""
+    return (scale.stride(1) == 1 or m <= 1) and (scale.stride(0) >= m or kb <= 1)
+
+
 def _check_sm90_operands(fn: str, input: Any, weight: Any) -> None:
     checks.is_tensor(fn, "input", input)
     checks.is_tensor(fn, "weight", weight)
@@ -127,9 +136,9 @@ def _check_sm90_operands(fn: str, input: Any, weight: Any) -> None:
         raise ShapeError(f"{fn}: Input must be 2D (M, K), got input of shape {tuple(input.shape)}")
     if weight.ndim != 2:
         raise ShapeError(f"{fn}: Weight must be 2D (N, K), got weight of shape {tuple(weight.shape)}")
-    k = input.shape[1]
-    if weight.shape[1] != k:
-        raise ShapeError(f"{fn}: K dimension mismatch: input has K={k}, weight has K={weight.shape[1]}")
+    k, weight_k = input.shape[1], weight.shape[1]
+    if weight_k != k:
+        raise ShapeError(f"{fn}: K dimension mismatch: input has K={k}, weight has K={weight_k}")
     if k % 128:
         raise ShapeError(f"{fn}: K dimension must be divisible by block size (128), got input with K={k}")
     if input.dtype == E4M3 and weight.dtype == BF16:
@@ -141,7 +150,8 @@ def _check_sm90_operands(fn: str, input: Any, weight: Any) -> None:
             raise DTypeError(
                 f"{fn}: {arg.capitalize()} must be either FP8 (torch.float8_e4m3fn) or BF16 (torch.bfloat16), got {arg} of {x.dtype}"
             )
-    checks.same_device(fn, input=input, weight=weight)
+    if input.device != weight.device:
+        checks.same_device(fn, input=input, weight=weight)
 
 
 def _check_sm90_scales(fn: str, input: torch.Tensor, weight: torch.Tensor, input_scale: Any, weight_scale: Any) -> None:
@@ -155,13 +165,15 @@ def _check_sm90_scales(fn: str, input: torch.Tensor, weight: torch.Tensor, input
             continue
         if scale is None:
             raise ArgumentError(f"{fn}: {arg}_scale is required when {arg} is FP8")
-        checks.dtype(fn, f"{arg}_scale", scale, (torch.float32,), f"{arg}_scale must be float32")
-        checks.same_device(fn, **{arg: x, f"{arg}_scale": scale})
+        if not isinstance(scale, torch.Tensor) or scale.dtype != torch.float32:
+            checks.dtype(fn, f"{arg}_scale", scale, (torch.float32,), f"{arg}_scale must be float32")
+        if scale.device != x.device:
+            checks.same_device(fn, **{arg: x, f"{arg}_scale": scale})
     if weight_scale is None:
         return
-    n, k = weight.shape
-    each, tile = scale_shape(n, k, 1), scale_shape(n, k, 128)
-    if tuple(weight_scale.shape) not in (each, tile):
+    n, kb = weight.shape[0], weight.shape[1] // 128
+    each, tile = (n, kb), (ceil_div(n, 128), kb)
+    if weight_scale.shape != tile and weight_scale.shape != each:
         raise ShapeError(
             f"{fn}: weight_scale shape mismatch. Expected either {each} (per-token, 1x128 blocks) or {tile} (per-block, "
             f"128x128 blocks), got {tuple(weight_scale.shape)}"
@@ -273,7 +285,7 @@ def _groupwise(
         _check_groupwise(fn, a, b, a_scale, b_scale, major, hint, granularity_mnk, out, out_dtype, backend)
     if major == "MN":
         a_scale, b_scale = a_scale.t(), b_scale.t()
-    left, right = fp8_operand(a, a_scale, granularity_mnk[0]), fp8_operand(b, b_scale, 128)
+    left, right = fp8_arguments(a, a_scale, granularity_mnk[0]), fp8_arguments(b, b_scale, 128)
     return call_matmul(left, right, out, chosen_dtype(out, out_dtype), core_backend(backend))
 
 
@@ -283,7 +295,8 @@ def _check_groupwise(
 ) -> None:  # fmt: skip
     checks.backend(fn, backend, GROUPWISE_BACKENDS)
     for name, t in (("a", a), ("b", b), ("a_scale", a_scale), ("b_scale", b_scale)):
-        checks.is_tensor(fn, name, t)
+        if not isinstance(t, torch.Tensor):
+            checks.is_tensor(fn, name, t)
     if a.ndim != 2 or b.ndim != 2:
         raise ShapeError(
             f"{fn}: Shape mismatch. a.shape = {tuple(a.shape)}, b.shape = {tuple(b.shape)}, want [M, K] and [N, K]"

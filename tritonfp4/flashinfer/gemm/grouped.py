@@ -12,7 +12,7 @@ from tritonfp4.flashinfer._support import core_backend, supported_everywhere
 from tritonfp4.flashinfer.gemm.common import (
     OURS,
     chosen_dtype,
-    fp8_operand,
+    fp8_arguments,
     fp8_tensors,
     fp32_scales,
     fp32_tensors,
@@ -85,7 +85,7 @@ def group_gemm_fp8_nt_groupwise(
         _check_group_out(fn, out, out_dtype, (a.shape[0], b.shape[1]), a.device)
     if scale_major_mode == "MN":
         a_scale, b_scale = a_scale.t(), b_scale.transpose(1, 2)
-    left, right = fp8_operand(a, a_scale, scale_granularity_mnk[0]), fp8_operand(b, b_scale, 128)
+    left, right = fp8_arguments(a, a_scale, scale_granularity_mnk[0]), fp8_arguments(b, b_scale, 128)
     dtype = chosen_dtype(out, out_dtype)
     return call_grouped(left, right, m_indptr, "indptr", out, dtype, core_backend(backend))
 
@@ -248,5 +248,5 @@ def _deepgemm(
         gemm_out_dtype(fn, dtype)
         if out is not None:
             grouped_output(fn, out, (*a.shape[:-1], n), dtype, a.device)
-    left, right = fp8_operand(a, a_scale, granularity_mnk[0]), fp8_operand(b, b_scale, 128)
+    left, right = fp8_arguments(a, a_scale, granularity_mnk[0]), fp8_arguments(b, b_scale, 128)
     return call_grouped(left, right, groups, mode, out, dtype, core_backend(backend))

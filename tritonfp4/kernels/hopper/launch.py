@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
@@ -9,34 +13,78 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from tritonfp4.config import Config
 from tritonfp4.device import device_info
 from tritonfp4.kernels.hopper.matmul_fp8 import matmul_fp8_hopper_kernel
-from tritonfp4.kernels.hopper.operands import as_rows, k_major, m_major
+from tritonfp4.kernels.hopper.operands import k_major, m_major, row_stride
 from tritonfp4.kernels.hopper.scales import spread_scales
-from tritonfp4.kernels.launch import on_device
+from tritonfp4.kernels.launch import Launches, on_device
 from tritonfp4.layouts import ceil_div
 from tritonfp4.tensor import BlockScaledTensor
 
 MODES = {"batch": 0, "masked": 1, "indptr": 2}
 #: Rows of a warpgroup's part of a tile.
 ROWS = 64
+#: Whether the kernel is launched before the one before it is done (programmatic dependent launch); it waits before it reads.
+EARLY = True
 #: Rows this many bytes apart meet in the same channels of memory: then not all programs start at the same column.
 COLLIDING = 8192
-#: The smallest box of rows that TMA loads: rows behind the operand cost time, too.
+#: The smallest box of rows that TMA loads into swizzled memory. Rows behind the operand cost time, too.
 SMALLEST_BOX = 8
 
 _SWIZZLED = gl.NVMMASharedLayout(128, 8, 2)
 _PLAIN = gl.NVMMASharedLayout(0, 32, 2)
 _DTYPES = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
 
+_launch = Launches(matmul_fp8_hopper_kernel)
 
-class _Before:
-    """A tensor as the base of a descriptor that begins `rows` rows before it (and is entered at a positive offset)."""
 
-    def __init__(self, tensor: torch.Tensor, rows: int) -> None:
-        self.dtype = tensor.dtype
-        self._address = tensor.data_ptr() - rows * tensor.stride(0) * tensor.element_size()
+class _Base:
+    """What a descriptor asks of a tensor."""
+
+    __slots__ = ("address", "dtype")
+
+    def __init__(self, address: int, dtype: torch.dtype) -> None:
+        self.address = address
+        self.dtype = dtype
 
     def data_ptr(self) -> int:
-        return self._address
+        return self.address
+
+
+def _descriptor(
+    base: torch.Tensor | _Base, shape: Sequence[int], strides: Sequence[int], block: list[int], layout: Any
+) -> TensorDescriptor:
+    """A descriptor without Triton's look at it, which takes longer than all else: `tma_ready` has looked already."""
+    made = TensorDescriptor.__new__(TensorDescriptor)
+    made.base = base
+    made.shape = shape
+    made.strides = strides
+    made.block_shape = block
+    made.layout = layout
+    return made
+
+
+def _values(t: BlockScaledTensor, k: int, block: int) -> TensorDescriptor:
+    """Elements [.., rows, K] as one matrix; what lies behind K in memory is read as zeros."""
+    x = t.values
+    size = x.shape
+    rows = size[0] if len(size) == 2 else size[0] * size[1]
+    # A single row stands for all of its box: rows outside of the operand would be slower to load.
+    rows, stride = (SMALLEST_BOX, 0) if rows == 1 else (rows, x.stride(-2))
+    return _descriptor(_Base(x.data_ptr(), torch.float8_e4m3fn), [rows, k], [stride, 1], [block, 128], _SWIZZLED)
+
+
+def _scales(x: torch.Tensor, turned: bool, block: list[int]) -> TensorDescriptor:
+    """Scales as `k_major` or (`turned`) `m_major` gives them, without a view if they need not be copied."""
+    stride = row_stride(x, turned)
+    if stride:
+        columns = x.shape[-2 if turned else -1]
+        return _descriptor(x, [x.numel() // columns, columns], [stride, 1], block, _PLAIN)
+    x = m_major(x) if turned else k_major(x)
+    return _descriptor(x, x.shape, x.stride(), block, _PLAIN)
+
+
+@functools.cache
+def _output_layout(block_n: int, dtype: torch.dtype) -> gl.NVMMASharedLayout:
+    return gl.NVMMASharedLayout.get_default_for([1, ROWS, block_n], _DTYPES[dtype])
 
 
 def _output(out: torch.Tensor, block_n: int) -> TensorDescriptor:
@@ -45,11 +93,11 @@ def _output(out: torch.Tensor, block_n: int) -> TensorDescriptor:
     A tile of 64 rows of which the first v are to be stored begins at (row + v, 64 - v): the others lie behind the end of the
     middle dimension. So the rows of a ragged group end where they should, without a mask.
     """
-    (rows, n), stride = out.shape, out.stride(0)
-    layout = gl.NVMMASharedLayout.get_default_for([1, ROWS, block_n], _DTYPES[out.dtype])
-    return TensorDescriptor(
-        _Before(out, ROWS), [rows + ROWS, ROWS, n], [stride, stride, 1], [1, ROWS, block_n], layout
-    )  # fmt: skip
+    size, stride, dtype = out.shape, out.stride(-2), out.dtype
+    n, rows = size[-1], size[0] if len(size) == 2 else size[0] * size[1]
+    first = out.data_ptr() - ROWS * stride * out.element_size()
+    shape, strides = [rows + ROWS, ROWS, n], [stride, stride, 1]
+    return _descriptor(_Base(first, dtype), shape, strides, [1, ROWS, block_n], _output_layout(block_n, dtype))
 
 
 def _box(rows: int, block_m: int) -> int:
@@ -61,7 +109,12 @@ def _box(rows: int, block_m: int) -> int:
 
 
 def matmul_fp8_hopper(
-    a: BlockScaledTensor, b: BlockScaledTensor, groups: torch.Tensor | None, mode: str, out: torch.Tensor, config: Config
+    a: BlockScaledTensor,
+    b: BlockScaledTensor,
+    groups: torch.Tensor | None,
+    mode: str,
+    out: torch.Tensor,
+    config: Config,
 ) -> None:
     """Launcher; as `tritonfp4.reference.grouped_matmul`. Dense operands are a batch of one.
 
@@ -73,24 +126,28 @@ def matmul_fp8_hopper(
     rows = a.shape[-2]
     n, k = b.shape[-2], min(a.shape[-1], b.shape[-1])
     count = b.shape[0] if b.batched else 1
+    a_scales = a.scales
     if mode == "indptr":
         assert groups is not None
-        a_scales = spread_scales(a.scales, groups)
-    else:
-        a_scales = m_major(a.scales)
+        a_scales = spread_scales(a_scales, groups)
     box = _box(rows, block_m)
-    values = [as_rows(t.values).view(torch.float8_e4m3fn) for t in (a, b)]
     tiles_m, tiles_n = ceil_div(rows, block_m), ceil_div(n, block_n)
     tiles = (tiles_m + count + 2 if mode == "indptr" else tiles_m * count) * tiles_n
+    # MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE, STAGES, BLOCK_M, BLOCK_N, BOX_M, WARPGROUPS, EARLY
+    constants = (
+        MODES[mode], count == 1, 0 if tiles_m == 1 and mode != "indptr" else config.group_m, ROWS * warpgroups // block_m,
+        config.pair, k % COLLIDING == 0, config.num_stages, block_m, block_n, box, warpgroups, EARLY,
+    )  # fmt: skip
+    if groups is None:
+        groups = out  # not read
+    key = (constants, out.dtype, groups.dtype, groups.data_ptr() % 16, n, k, rows >> 31, count >> 31)
+    descriptors = (
+        _values(a, k, box), _scales(a_scales, mode != "indptr", [1, max(box, 4)]), _values(b, k, block_n),
+        _scales(b.scales, False, [1, 4]), _output(out, block_n),
+    )  # fmt: skip
     with on_device(out):
-        matmul_fp8_hopper_kernel[(min(tiles, device_info(out.device).sm_count),)](
-            TensorDescriptor.from_tensor(values[0], [box, 128], _SWIZZLED),
-            TensorDescriptor.from_tensor(a_scales, [1, block_m], _PLAIN),
-            TensorDescriptor.from_tensor(values[1], [block_n, 128], _SWIZZLED),
-            TensorDescriptor.from_tensor(k_major(b.scales), [1, 4], _PLAIN),
-            _output(as_rows(out), block_n), out if groups is None else groups, count, rows, n, k,
-            MODE=MODES[mode], SINGLE=count == 1, GROUP=0 if tiles_m == 1 and mode != "indptr" else config.group_m,
-            KSPLIT=ROWS * warpgroups // block_m, PAIR=config.pair, ROTATE=k % COLLIDING == 0, STAGES=config.num_stages,
-            BLOCK_M=block_m, BLOCK_N=block_n, BOX_M=box, WARPGROUPS=warpgroups,
-            num_warps=4, maxnreg=128 if warpgroups == 1 else 168,
+        _launch(
+            key, out.get_device(), min(tiles, device_info(out.device).sm_count),
+            (*descriptors, groups, count, rows, n, k, *constants), num_warps=4, maxnreg=128 if warpgroups == 1 else 168,
+            launch_pdl=EARLY,
         )  # fmt: skip

@@ -18,7 +18,16 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from tritonfp4.kernels.hopper.tiles import INDPTR, MASKED, aligned_start, first_segment, place, segment_end, to_tile
+from tritonfp4.kernels.hopper.tiles import (
+    BATCH,
+    INDPTR,
+    MASKED,
+    aligned_start,
+    first_segment,
+    place,
+    segment_end,
+    to_tile,
+)
 
 # Names that change with Triton: 3.9 drops the older ones.
 _load = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
@@ -31,6 +40,12 @@ STEP, ROWS = gl.constexpr(128), gl.constexpr(64)
 
 
 @gluon.jit
+def _after_previous():
+    """Wait until the kernel before this one is done: launched early, this one has set itself up by then."""
+    gl.inline_asm_elementwise("griddepcontrol.wait; // $0", "=r", [], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
 def _forward(stage, phase, n: gl.constexpr, STAGES: gl.constexpr):
     """n stages on in the ring; the phase flips on the way round."""
     stage += n
@@ -39,10 +54,12 @@ def _forward(stage, phase, n: gl.constexpr, STAGES: gl.constexpr):
 
 
 @gluon.jit
-def _k_steps(K, rows, KSPLIT: gl.constexpr):
-    """Steps along K of a tile; none for a tile without data. As many pairs for each warpgroup that shares K: what lies behind
-    K is read as zeros. So every slot of the ring always belongs to the same warpgroup, which a barrier's parity needs."""
-    return gl.where(rows > 0, gl.cdiv(K, 2 * KSPLIT * STEP) * (2 * KSPLIT), 0)
+def _k_steps(K, rows, KSPLIT: gl.constexpr, PAIR: gl.constexpr):
+    """Steps along K of a tile; none for a tile without data. Whole stages, and as many pairs for each warpgroup that shares K:
+    what lies behind K is read as zeros. So every slot of the ring always belongs to the same warpgroup, which a barrier's
+    parity needs."""
+    UNIT: gl.constexpr = 4 if PAIR == 4 else 2 * KSPLIT
+    return gl.where(rows > 0, gl.cdiv(K, UNIT * STEP) * UNIT, 0)
 
 
 @gluon.jit
@@ -55,7 +72,8 @@ def _producer(
 
     ROTATE: every column of tiles starts elsewhere along K (a multiple of four steps, as K must then be).
     """
-    BYTES: gl.constexpr = PAIR * ((BOX_M + BLOCK_N) * STEP + BLOCK_M * 4 + 16)
+    SCALES: gl.constexpr = max(BOX_M, 4)
+    BYTES: gl.constexpr = PAIR * ((BOX_M + BLOCK_N) * STEP + SCALES * 4 + 16)
     tiles_n = gl.cdiv(N, BLOCK_N)
     k_blocks = gl.cdiv(K, STEP)
     stage = 0
@@ -64,9 +82,7 @@ def _producer(
     i, before, first, size = first_segment(groups_ptr, M, MODE)
     i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
     while i < segment_end(G, MODE):
-        row, bound, valid, tile_n, matrix = place(
-            t, i, before, first, size, groups_ptr, G, tiles_n, MODE, GROUP, BLOCK_M
-        )  # fmt: skip
+        row, _, valid, tile_n, matrix = place(t, i, before, first, size, groups_ptr, G, tiles_n, MODE, GROUP, BLOCK_M)
         # A matrix of the batch has scales of its own; ragged groups share one array, each from a multiple of four on.
         scale_row = 0 if MODE == INDPTR else i * k_blocks
         scale_col = row - first
@@ -74,7 +90,7 @@ def _producer(
             scale_col += aligned_start(first, i)
         b_row = matrix * N + tile_n * BLOCK_N
         b_scale_row = matrix * gl.cdiv(N, STEP) + tile_n * BLOCK_N // STEP
-        steps = _k_steps(K, valid, KSPLIT)
+        steps = _k_steps(K, valid, KSPLIT, PAIR)
         at_k = 0
         if ROTATE:  # by fours, as scales of b come in fours
             at_k = tile_n % (gl.maximum(steps, 4) // 4) * 4
@@ -88,7 +104,7 @@ def _producer(
                 _load(b_desc, [b_row, (at_k + j) * STEP], bar, b_ring.index(slot))
                 # behind the last step of an odd number the elements are zeros: any finite scale will do
                 at = gl.minimum(at_k + j, k_blocks - 1)
-                _load(a_scale_desc, [scale_row + at, scale_col], bar, a_scale_ring.index(slot))
+                _load(a_scale_desc, [scale_row + at, scale_col], bar, a_scale_ring.index(slot).slice(0, SCALES, dim=1))
                 _load(b_scale_desc, [b_scale_row, at // 4 * 4], bar, b_scale_ring.index(slot).slice(0, 1, dim=0))
             at_k += PAIR
             if ROTATE:
@@ -108,9 +124,7 @@ def _issue(part, never, a_ring, b_ring, stage, row: gl.constexpr):
 
 
 @gluon.jit
-def _scale(
-    a_scale_ring, b_scale_ring, slot, k, row: gl.constexpr, BLOCK_M: gl.constexpr, LAYOUT: gl.constexpr
-):
+def _scale(a_scale_ring, b_scale_ring, slot, k, row: gl.constexpr, BLOCK_M: gl.constexpr, LAYOUT: gl.constexpr):
     """Scales of a warpgroup's rows, and the one of b, for step k: of b, TMA brings four at a time."""
     a = a_scale_ring.index(slot).reshape((BLOCK_M,)).slice(row, ROWS, dim=0).load(LAYOUT)
     return a, b_scale_ring.index(slot * 32 + k % 4).load(LAYOUT)
@@ -145,15 +159,24 @@ def _consumer(
     i, before, first, size = first_segment(groups_ptr, M, MODE)
     i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
     while i < segment_end(G, MODE):
-        row, bound, valid, tile_n, matrix = place(
-            t, i, before, first, size, groups_ptr, G, tiles_n, MODE, GROUP, BLOCK_M
-        )  # fmt: skip
+        row, bound, valid, tile_n, _ = place(t, i, before, first, size, groups_ptr, G, tiles_n, MODE, GROUP, BLOCK_M)
         acc = gl.zeros([ROWS, BLOCK_N], gl.float32, LAYOUT)
-        steps = _k_steps(K, valid, KSPLIT)
+        steps = _k_steps(K, valid, KSPLIT, PAIR)
         start: gl.constexpr = 2 * ME if KSPLIT == 2 else 0
         slot = (done + start) % STAGES
         phase = (done + start) // STAGES & 1
-        for k in range(start, steps, 2 * KSPLIT):
+        mine = steps
+        if MODE != BATCH and ROW > 0:  # of a small group nothing may be left for this warpgroup
+            mine = gl.where(valid > ROW, steps, 0)
+            for _ in range(mine, steps, 2):
+                next_slot, next_phase = _forward(slot, phase, 1, STAGES)
+                mbarrier.wait(full.index(slot // PAIR), phase)
+                if PAIR == 1:
+                    mbarrier.arrive(empty.index(slot), count=1)
+                    mbarrier.wait(full.index(next_slot), next_phase)
+                mbarrier.arrive(empty.index(next_slot // PAIR), count=1)
+                slot, phase = _forward(next_slot, next_phase, 1, STAGES)
+        for k in range(start, mine, 2 * KSPLIT):
             next_slot, next_phase = _forward(slot, phase, 1, STAGES)
             mbarrier.wait(full.index(slot // PAIR), phase)
             a_scale, b_scale = _scale(a_scale_ring, b_scale_ring, slot, k, ROW, BLOCK_M, BY_ROW)
@@ -167,7 +190,10 @@ def _consumer(
                 mbarrier.arrive(empty.index(slot), count=1)
             acc = _promote(acc, part, a_scale, b_scale)
             next_part = warpgroup_mma_wait(0, deps=(next_part,))
-            mbarrier.arrive(empty.index(next_slot // PAIR), count=1)
+            if PAIR == 4 and KSPLIT == 1:  # both pairs of the stage are this warpgroup's
+                mbarrier.arrive(empty.index(slot // PAIR), count=1, pred=slot % 4 == 2)
+            else:
+                mbarrier.arrive(empty.index(next_slot // PAIR), count=1)
             acc = _promote(acc, next_part, next_a, next_b)
             slot, phase = _forward(next_slot, next_phase, 2 * KSPLIT - 1, STAGES)
         done += steps
@@ -188,7 +214,7 @@ def _consumer(
             tma.store_wait(0)
             out_tiles.index(ME).reshape((ROWS, BLOCK_N)).store(acc.to(out_desc.dtype))
             fence_async_shared()
-            # rows from `bound` on lie outside the middle dimension and are not stored (see `launch.output_descriptor`)
+            # rows from `bound` on lie outside the middle dimension and are not stored (see `launch._output`)
             kept = gl.minimum(gl.maximum(bound - ROW, 0), ROWS)
             _store(out_desc, [row + ROW + kept, ROWS - kept, tile_n * BLOCK_N], out_tiles.index(ME))
         t += gl.num_programs(0)
@@ -200,14 +226,16 @@ def _consumer(
 def matmul_fp8_hopper_kernel(
     a_desc, a_scale_desc, b_desc, b_scale_desc, out_desc, groups_ptr, G, M, N, K,
     MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr, ROTATE: gl.constexpr,
-    STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, WARPGROUPS: gl.constexpr,
+    STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, WARPGROUPS: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
     """out = a @ b.T in tiles of BLOCK_M x BLOCK_N; as many programs as fit the GPU at once walk all of them."""
-    gl.static_assert(STAGES % (2 * KSPLIT) == 0 or PAIR * KSPLIT == 1, "slots of the ring must belong to one warpgroup each")
+    UNIT: gl.constexpr = 4 if KSPLIT == 2 else PAIR
+    gl.static_assert(STAGES % UNIT == 0, "slots of the ring must belong to one warpgroup each")
     a_ring = gl.allocate_shared_memory(a_desc.dtype, [STAGES, BLOCK_M, STEP], a_desc.layout)
     b_ring = gl.allocate_shared_memory(b_desc.dtype, [STAGES, BLOCK_N, STEP], b_desc.layout)
     a_scale_ring = gl.allocate_shared_memory(gl.float32, [STAGES, 1, BLOCK_M], a_scale_desc.layout)
-    b_scale_ring = gl.allocate_shared_memory(gl.float32, [STAGES, 8, 4], b_scale_desc.layout)  # TMA wants 128 bytes apart
+    # TMA wants its targets 128 bytes apart
+    b_scale_ring = gl.allocate_shared_memory(gl.float32, [STAGES, 8, 4], b_scale_desc.layout)
     FLAT: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
     if _REINTERPRET:
         b_scales = b_scale_ring.reinterpret(gl.float32, [STAGES * 32, 1], FLAT)
@@ -219,14 +247,16 @@ def matmul_fp8_hopper_kernel(
     turn = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     for s in gl.static_range(STAGES // PAIR):
         mbarrier.init(full.index(s), 1)
-        mbarrier.init(empty.index(s), WARPGROUPS // KSPLIT)
-    for s in gl.static_range(2):
-        mbarrier.init(turn.index(s), 1)
+        mbarrier.init(empty.index(s), 1 if KSPLIT == 2 and PAIR < 4 else WARPGROUPS)
     if KSPLIT == 2:
+        for s in gl.static_range(2):
+            mbarrier.init(turn.index(s), 1)
         sums = gl.allocate_shared_memory(gl.float32, [ROWS, BLOCK_N], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
     else:
         sums = full
     fence_async_shared()
+    if EARLY:
+        _after_previous()
     if WARPGROUPS == 1:
         gl.warp_specialize([
             (_consumer, (out_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scales, out_tiles, sums, full, empty,

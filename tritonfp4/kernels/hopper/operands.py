@@ -9,10 +9,10 @@ from tritonfp4.tensor import BlockScaledTensor
 
 def _rows_are_even(t: torch.Tensor) -> bool:
     """Whether [.., rows, K] can be read as one matrix whose rows start at multiples of 16 bytes."""
-    unit = 16 // t.element_size()
-    if t.stride(-1) != 1 or t.stride(-2) % unit or t.data_ptr() % 16:
+    strides = t.stride()
+    if strides[-1] != 1 or strides[-2] * t.element_size() % 16 or t.data_ptr() % 16:
         return False
-    return t.ndim == 2 or t.shape[0] == 1 or t.stride(0) == t.shape[1] * t.stride(1)
+    return len(strides) == 2 or t.shape[0] == 1 or strides[0] == t.shape[1] * strides[1]
 
 
 def tma_ready(a: BlockScaledTensor, b: BlockScaledTensor, out: torch.Tensor) -> bool:
@@ -27,23 +27,35 @@ def as_rows(t: torch.Tensor) -> torch.Tensor:
     return t if t.ndim == 2 else t.as_strided((t.shape[0] * t.shape[1], t.shape[2]), t.stride()[1:])
 
 
+def row_stride(t: torch.Tensor, turned: bool) -> int:
+    """Elements between the rows of fp32 [.., R, C] (if `turned` [.., C, R]) seen as one matrix, if TMA can load it so, else 0:
+    its rows must be contiguous and start at multiples of 16 bytes."""
+    shape, strides = t.shape, t.stride()
+    r, c = (-1, -2) if turned else (-2, -1)
+    columns = shape[c]
+    if t.data_ptr() % 16 or (strides[c] != 1 and columns != 1):
+        return 0
+    if t.numel() == columns:  # no second row: its place is free
+        return (columns + 3) // 4 * 4
+    if strides[r] % 4 or (len(shape) == 3 and strides[0] != shape[r] * strides[r]):
+        return 0
+    return strides[r]
+
+
+def _matrix(t: torch.Tensor, turned: bool) -> torch.Tensor:
+    stride = row_stride(t, turned)
+    columns = t.shape[-2 if turned else -1]
+    if stride:
+        return t.as_strided((t.numel() // columns, columns), (stride, 1))
+    padded = t.new_empty((*t.shape[:-2], t.shape[-1 if turned else -2], (columns + 3) // 4 * 4))[..., :columns]
+    return as_rows(padded.copy_(t.transpose(-1, -2) if turned else t))
+
+
 def k_major(scales: torch.Tensor) -> torch.Tensor:
-    """Scales [.., rows, K blocks] as one matrix, contiguous along K, with rows 16 bytes apart; a copy where they are not."""
-    *batch, rows, blocks = scales.shape
-    even = scales.stride(-1) == 1 and scales.stride(-2) % 4 == 0 and scales.data_ptr() % 16 == 0
-    if not even or (batch and scales.stride(0) != rows * scales.stride(1)):
-        padded = scales.new_empty((*batch, rows, (blocks + 3) // 4 * 4))[..., :blocks]
-        scales = padded.copy_(scales)
-    return as_rows(scales)
+    """Scales [.., rows, K blocks] as one matrix that TMA can load, its memory along K; a copy where it is none."""
+    return _matrix(scales, turned=False)
 
 
 def m_major(scales: torch.Tensor) -> torch.Tensor:
-    """Scales [.., M, K blocks] as one matrix [.. * K blocks, M], contiguous along M, with rows that start at multiples of 16
-    bytes; a copy where they are not."""
-    turned = scales.transpose(-1, -2)
-    *batch, blocks, rows = turned.shape
-    even = turned.stride(-1) == 1 and turned.stride(-2) % 4 == 0 and turned.data_ptr() % 16 == 0
-    if not even or (batch and turned.stride(0) != blocks * turned.stride(1)):
-        padded = turned.new_empty((*batch, blocks, (rows + 3) // 4 * 4))[..., :rows]
-        turned = padded.copy_(turned)
-    return as_rows(turned)
+    """Scales [.., M, K blocks] as one matrix [.. * K blocks, M] that TMA can load, its memory along M; a copy where it is none."""
+    return _matrix(scales, turned=True)

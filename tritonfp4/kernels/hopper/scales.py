@@ -11,7 +11,7 @@ from tritonfp4.kernels.launch import on_device
 BLOCK_M, BLOCK_C = 128, 16
 
 
-@triton.jit(do_not_specialize=["G", "M"])
+@triton.jit(do_not_specialize=["G", "M", "stride_m", "stride_c", "out_stride"])
 def spread_scales_kernel(
     scales_ptr, groups_ptr, out_ptr, G, M, C, stride_m, stride_c, out_stride, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -31,7 +31,9 @@ def spread_scales_kernel(
         first = tl.maximum(first, tl.max(tl.where(before, start[None, :], 0), 1))
     column = (first + 3 * segment) // 4 * 4 + m - first
     inside = (m < M)[:, None] & (c < C)[None, :]
-    x = tl.load(scales_ptr + m.to(tl.int64)[:, None] * stride_m + c.to(tl.int64)[None, :] * stride_c, mask=inside, other=0.0)
+    x = tl.load(
+        scales_ptr + m.to(tl.int64)[:, None] * stride_m + c.to(tl.int64)[None, :] * stride_c, mask=inside, other=0.0
+    )
     tl.store(out_ptr + c.to(tl.int64)[None, :] * out_stride + column[:, None], x, mask=inside)
 
 

@@ -42,7 +42,9 @@ def first_segment(groups_ptr, M, MODE: gl.constexpr):
 
 
 @gluon.jit
-def to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE: gl.constexpr, SINGLE: gl.constexpr, BLOCK_M: gl.constexpr):
+def to_tile(
+    t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE: gl.constexpr, SINGLE: gl.constexpr, BLOCK_M: gl.constexpr
+):  # fmt: skip
     """Move the state of the walk to the segment of tile t; behind the last tile the segment is past the last one."""
     if MODE == INDPTR:
         count = (size + BLOCK_M - 1) // BLOCK_M * tiles_n
@@ -77,7 +79,7 @@ def segment_end(G, MODE: gl.constexpr):
 @gluon.jit
 def place(
     t, i, before, first, size, groups_ptr, G, tiles_n, MODE: gl.constexpr, GROUP: gl.constexpr, BLOCK_M: gl.constexpr
-):
+):  # fmt: skip
     """Tile t of segment i -> row of the operand, rows stored, rows that hold data, column tile, matrix of b."""
     tile_m, tile_n = in_bands(t - before, (size + BLOCK_M - 1) // BLOCK_M, tiles_n, GROUP)
     valid = size
