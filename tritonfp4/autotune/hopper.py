@@ -16,9 +16,9 @@ def _ceil(a: int, b: int) -> int:
 
 
 def _config(m: int, n: int, warpgroups: int, stages: int, shared: int) -> Config:
-    """As many stages as asked for, or as fit. Steps share barriers where there are many: each costs 30 ns at the start."""
+    """As many stages as asked for, or as fit."""
     while stages > 4:
-        pair = 1 if (m, n) == (128, 128) else 4 if stages >= 12 and m == 64 else 2
+        pair = 1 if (m, n) == (128, 128) else 2
         unit = 4 if m == 64 and warpgroups == 2 else pair
         config = Config("hopper", m, 128, n, 4 * (warpgroups + 1), stages // unit * unit, 8, pair=pair)
         if hopper_bytes(config) <= shared:
