@@ -140,6 +140,72 @@ def _promote(acc, part, a_scale, b_scale):
 
 
 @gluon.jit
+def _pass_by(slot, phase, first, steps, full, empty, PAIR: gl.constexpr, STAGES: gl.constexpr):
+    """Release the stages of steps that this warpgroup does not need -> where the ring goes on."""
+    for _ in range(first, steps, 2):
+        next_slot, next_phase = _forward(slot, phase, 1, STAGES)
+        mbarrier.wait(full.index(slot // PAIR), phase)
+        if PAIR == 1:
+            mbarrier.arrive(empty.index(slot), count=1)
+            mbarrier.wait(full.index(next_slot), next_phase)
+        mbarrier.arrive(empty.index(next_slot // PAIR), count=1)
+        slot, phase = _forward(next_slot, next_phase, 1, STAGES)
+    return slot, phase
+
+
+@gluon.jit
+def _accumulate(
+    acc, part, next_part, never, slot, phase, steps, a_ring, a_scale_ring, b_ring, b_scale_ring, full, empty, START: gl.constexpr,
+    ROW: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr, STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BY_ROW: gl.constexpr,
+):  # fmt: skip
+    """acc + the scaled products of this warpgroup's steps, two in flight; also what lies in the registers of both."""
+    for k in range(START, steps, 2 * KSPLIT):
+        next_slot, next_phase = _forward(slot, phase, 1, STAGES)
+        mbarrier.wait(full.index(slot // PAIR), phase)
+        a_scale, b_scale = _scale(a_scale_ring, b_scale_ring, slot, k, ROW, BLOCK_M, BY_ROW)
+        part = _issue(part, never, a_ring, b_ring, slot, ROW)
+        if PAIR == 1:
+            mbarrier.wait(full.index(next_slot), next_phase)
+        next_a, next_b = _scale(a_scale_ring, b_scale_ring, next_slot, k + 1, ROW, BLOCK_M, BY_ROW)
+        next_part = _issue(next_part, never, a_ring, b_ring, next_slot, ROW)
+        part = warpgroup_mma_wait(1, deps=(part,))
+        if PAIR == 1:
+            mbarrier.arrive(empty.index(slot), count=1)
+        acc = _promote(acc, part, a_scale, b_scale)
+        next_part = warpgroup_mma_wait(0, deps=(next_part,))
+        if PAIR == 4 and KSPLIT == 1:  # both pairs of the stage are this warpgroup's
+            mbarrier.arrive(empty.index(slot // PAIR), count=1, pred=slot % 4 == 2)
+        else:
+            mbarrier.arrive(empty.index(next_slot // PAIR), count=1)
+        acc = _promote(acc, next_part, next_a, next_b)
+        slot, phase = _forward(next_slot, next_phase, 2 * KSPLIT - 1, STAGES)
+    return acc, part, next_part
+
+
+@gluon.jit
+def _combine(acc, sums, turn, phase, LAYOUT: gl.constexpr, ME: gl.constexpr):
+    """The sum of both warpgroups that share K, in the first; the second's part passes through shared memory."""
+    if ME == 1:
+        mbarrier.wait(turn.index(0), phase ^ 1)
+        sums.store(acc)
+        mbarrier.arrive(turn.index(1), count=1)
+    else:
+        mbarrier.wait(turn.index(1), phase)
+        acc += sums.load(LAYOUT)
+        mbarrier.arrive(turn.index(0), count=1)
+    return acc
+
+
+@gluon.jit
+def _write(acc, out_desc, tile, row, col, kept, BLOCK_N: gl.constexpr):
+    """The first `kept` of 64 rows to the output, by TMA: the others lie outside the middle dimension (see `launch._output`)."""
+    tma.store_wait(0)
+    tile.reshape((ROWS, BLOCK_N)).store(acc.to(out_desc.dtype))
+    fence_async_shared()
+    _store(out_desc, [row + kept, ROWS - kept, col], tile)
+
+
+@gluon.jit
 def _consumer(
     out_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, out_tiles, sums, full, empty, turn,
     MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr, ROTATE: gl.constexpr,
@@ -149,6 +215,7 @@ def _consumer(
     LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 32])
     BY_ROW: gl.constexpr = gl.SliceLayout(1, LAYOUT)
     ROW: gl.constexpr = 0 if KSPLIT == 2 else ME * 64
+    START: gl.constexpr = 2 * ME if KSPLIT == 2 else 0
     tiles_n = gl.cdiv(N, BLOCK_N)
     never = K < 0
     done = 0
@@ -162,61 +229,26 @@ def _consumer(
         row, bound, valid, tile_n, _ = place(t, i, before, first, size, groups_ptr, G, tiles_n, MODE, GROUP, BLOCK_M)
         acc = gl.zeros([ROWS, BLOCK_N], gl.float32, LAYOUT)
         steps = _k_steps(K, valid, KSPLIT, PAIR)
-        start: gl.constexpr = 2 * ME if KSPLIT == 2 else 0
-        slot = (done + start) % STAGES
-        phase = (done + start) // STAGES & 1
+        slot = (done + START) % STAGES
+        phase = (done + START) // STAGES & 1
         mine = steps
         if MODE != BATCH and ROW > 0:  # of a small group nothing may be left for this warpgroup
             mine = gl.where(valid > ROW, steps, 0)
-            for _ in range(mine, steps, 2):
-                next_slot, next_phase = _forward(slot, phase, 1, STAGES)
-                mbarrier.wait(full.index(slot // PAIR), phase)
-                if PAIR == 1:
-                    mbarrier.arrive(empty.index(slot), count=1)
-                    mbarrier.wait(full.index(next_slot), next_phase)
-                mbarrier.arrive(empty.index(next_slot // PAIR), count=1)
-                slot, phase = _forward(next_slot, next_phase, 1, STAGES)
-        for k in range(start, mine, 2 * KSPLIT):
-            next_slot, next_phase = _forward(slot, phase, 1, STAGES)
-            mbarrier.wait(full.index(slot // PAIR), phase)
-            a_scale, b_scale = _scale(a_scale_ring, b_scale_ring, slot, k, ROW, BLOCK_M, BY_ROW)
-            part = _issue(part, never, a_ring, b_ring, slot, ROW)
-            if PAIR == 1:
-                mbarrier.wait(full.index(next_slot), next_phase)
-            next_a, next_b = _scale(a_scale_ring, b_scale_ring, next_slot, k + 1, ROW, BLOCK_M, BY_ROW)
-            next_part = _issue(next_part, never, a_ring, b_ring, next_slot, ROW)
-            part = warpgroup_mma_wait(1, deps=(part,))
-            if PAIR == 1:
-                mbarrier.arrive(empty.index(slot), count=1)
-            acc = _promote(acc, part, a_scale, b_scale)
-            next_part = warpgroup_mma_wait(0, deps=(next_part,))
-            if PAIR == 4 and KSPLIT == 1:  # both pairs of the stage are this warpgroup's
-                mbarrier.arrive(empty.index(slot // PAIR), count=1, pred=slot % 4 == 2)
-            else:
-                mbarrier.arrive(empty.index(next_slot // PAIR), count=1)
-            acc = _promote(acc, next_part, next_a, next_b)
-            slot, phase = _forward(next_slot, next_phase, 2 * KSPLIT - 1, STAGES)
+            slot, phase = _pass_by(slot, phase, mine, steps, full, empty, PAIR, STAGES)
+        acc, part, next_part = _accumulate(
+            acc, part, next_part, never, slot, phase, mine, a_ring, a_scale_ring, b_ring, b_scale_ring, full, empty, START, ROW,
+            KSPLIT, PAIR, STAGES, BLOCK_M, BY_ROW,
+        )  # fmt: skip
         done += steps
         if KSPLIT == 2:
-            if ME == 1:
-                mbarrier.wait(turn.index(0), summed ^ 1)
-                sums.store(acc)
-                mbarrier.arrive(turn.index(1), count=1)
-            else:
-                mbarrier.wait(turn.index(1), summed)
-                acc += sums.load(LAYOUT)
-                mbarrier.arrive(turn.index(0), count=1)
+            acc = _combine(acc, sums, turn, summed, LAYOUT, ME)
             summed ^= 1
         if KSPLIT == 1 or ME == 0:
             if MODE == MASKED:
                 local = ROW + gl.arange(0, ROWS, BY_ROW)
                 acc = gl.where((local < valid)[:, None], acc, 0.0)
-            tma.store_wait(0)
-            out_tiles.index(ME).reshape((ROWS, BLOCK_N)).store(acc.to(out_desc.dtype))
-            fence_async_shared()
-            # rows from `bound` on lie outside the middle dimension and are not stored (see `launch._output`)
             kept = gl.minimum(gl.maximum(bound - ROW, 0), ROWS)
-            _store(out_desc, [row + ROW + kept, ROWS - kept, tile_n * BLOCK_N], out_tiles.index(ME))
+            _write(acc, out_desc, out_tiles.index(ME), row + ROW, tile_n * BLOCK_N, kept, BLOCK_N)
         t += gl.num_programs(0)
         i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
     tma.store_wait(0)
