@@ -157,10 +157,7 @@ CORE = {
     "grouped indptr mxfp8 x mxfp4 M=32",
     "grouped indptr nvfp4 x nvfp4 M=32",
     "hopper batch M=4096 N=7168 K=16384",
-    "hopper batch M=256 N=2112 K=7168",
-    "hopper batch M=16 N=24576 K=1536",
     "hopper batch M=16 N=2112 K=7168",
     "hopper indptr M=32 N=4096 K=7168",
-    "hopper masked M=64 N=4096 K=7168",
 }
 assert {case.name for case in CASES} >= CORE
