@@ -13,11 +13,21 @@ import torch
 from kernel_checks import BF16_FEW_OUTPUTS, FP8_THRESHOLDS
 
 import tritonfp4 as T
+from tritonfp4.flashinfer.gemm.common import as_bytes, element_format
+from tritonfp4.layouts import SfLayout
 
 E4M3, E5M2, BF16, F16 = torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16
 #: Sizes of ragged groups, with empty ones in the middle and at the end.
 RAGGED = (3, 0, 130, 1, 65, 0)
 E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], dtype=torch.float64)
+
+
+def fp8_operand(x: torch.Tensor, scales: torch.Tensor, block_rows: int) -> T.BlockScaledTensor:
+    """FP8 ``[R, K]`` or ``[G, R, K]`` with fp32 scales ``[.., ceil(R / block_rows), ceil(K / 128)]`` of any strides."""
+    fmt = element_format(x, "fp8_128x128" if block_rows == 128 else "fp8_1x128")
+    return T.BlockScaledTensor(
+        as_bytes(x), scales, None, fmt, SfLayout.layout_linear, tuple(x.shape), batched=x.ndim == 3
+    )
 
 
 @dataclass

@@ -7,9 +7,7 @@ around `out` that must still be there afterwards.
 import gemm_checks as C
 import pytest
 import torch
-from gemm_checks import BF16
-
-from tritonfp4.flashinfer.gemm.common import fp8_operand
+from gemm_checks import BF16, fp8_operand
 
 #: Rows around `out`: more than a tile's, for the output descriptor begins 64 rows before it.
 GUARD = 130

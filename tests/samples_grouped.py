@@ -2,9 +2,9 @@
 
 import gemm_checks as C
 import torch
+from gemm_checks import fp8_operand
 
 import tritonfp4 as T
-from tritonfp4.flashinfer.gemm.common import fp8_operand
 from tritonfp4.layouts import SfLayout
 
 OPS = torch.ops.tritonfp4

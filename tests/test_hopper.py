@@ -10,13 +10,13 @@ import types
 
 import pytest
 import torch
+from gemm_checks import fp8_operand
 
 from tritonfp4.autotune import Problem, explain, illegal, select
 from tritonfp4.autotune.hopper import hopper
 from tritonfp4.autotune.legality import hopper_bytes
 from tritonfp4.config import Config
 from tritonfp4.device import ARCHS, target_info
-from tritonfp4.flashinfer.gemm.common import fp8_operand
 from tritonfp4.kernels.hopper.operands import as_rows, k_major, m_major, tma_ready
 
 BF16, F16, F32, U8 = torch.bfloat16, torch.float16, torch.float32, torch.uint8

@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 import torch
+from gemm_checks import fp8_operand
 
 from tritonfp4.config import Config
-from tritonfp4.flashinfer.gemm.common import fp8_operand
 
 launch = pytest.importorskip("tritonfp4.kernels.launch")
 

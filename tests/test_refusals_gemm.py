@@ -7,11 +7,11 @@ import re
 import gemm_checks as C
 import pytest
 import torch
+from gemm_checks import fp8_operand
 from refusals import Case, each, message_of, takes_anything, unnamed, unrefused
 
 import tritonfp4
 from tritonfp4.flashinfer import gemm
-from tritonfp4.flashinfer.gemm.common import fp8_operand
 
 U8, I32, F32, BF16, F16 = torch.uint8, torch.int32, torch.float32, torch.bfloat16, torch.float16
 E4M3, E5M2, META = torch.float8_e4m3fn, torch.float8_e5m2, "meta"

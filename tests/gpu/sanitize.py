@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import gemm_checks as C
+from gemm_checks import fp8_operand
 
 from tritonfp4.config import Config
-from tritonfp4.flashinfer.gemm.common import fp8_operand
 
 
 def tile(m: int, n: int, warpgroups: int, stages: int, pair: int) -> Config:

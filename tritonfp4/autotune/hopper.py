@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from tritonfp4.autotune.legality import Problem, hopper_bytes
 from tritonfp4.config import Config
+from tritonfp4.layouts import ceil_div
 
 #: Bytes of weights that must be on their way at once to keep memory busy.
 BYTES_IN_FLIGHT = 7_000_000
 #: Time of a 128 x 64 tile in that of a 128 x 128 one.
 NARROW_TILE = 0.7
-
-
-def _ceil(a: int, b: int) -> int:
-    return -(-a // b)
 
 
 def _config(m: int, n: int, warpgroups: int, stages: int, shared: int) -> Config:
@@ -33,16 +30,16 @@ def hopper(problem: Problem) -> list[Config]:
     m, n = problem.m, problem.n
     grouped = problem.op == "grouped"
     if m > 128 or (grouped and m > 64):
-        wide = _ceil(_ceil(m, 128) * _ceil(n, 128), sms)
-        narrow = _ceil(_ceil(m, 128) * _ceil(n, 64), sms) * NARROW_TILE
+        wide = ceil_div(ceil_div(m, 128) * ceil_div(n, 128), sms)
+        narrow = ceil_div(ceil_div(m, 128) * ceil_div(n, 64), sms) * NARROW_TILE
         return [_config(128, 64, 2, 8, shared) if narrow < wide and not grouped else _config(128, 128, 2, 5, shared)]
-    rows = _ceil(m, 64)
+    rows = ceil_div(m, 64)
     if grouped:  # there are more tiles than one matrix has
         return [_config(64, 128 if n >= 1024 else 64, 1, 8, shared)]
     if m > 64:
-        block = 128 if rows * _ceil(n, 128) >= 0.75 * sms else 64 if rows * _ceil(n, 64) >= 0.75 * sms else 32
+        block = 128 if rows * ceil_div(n, 128) >= 0.75 * sms else 64 if rows * ceil_div(n, 64) >= 0.75 * sms else 32
         return [_config(64, block, 1, 24, shared)]
-    if _ceil(n, 64) >= 0.45 * sms:
-        tiles = min(_ceil(n, 64), sms)
-        return [_config(64, 64, 1, max(8, _ceil(BYTES_IN_FLIGHT, tiles * 64 * 128)), shared)]
-    return [_config(64, 16 if m > 8 and _ceil(n, 16) <= sms else 32, 2, 24, shared)]
+    if ceil_div(n, 64) >= 0.45 * sms:
+        tiles = min(ceil_div(n, 64), sms)
+        return [_config(64, 64, 1, max(8, ceil_div(BYTES_IN_FLIGHT, tiles * 64 * 128)), shared)]
+    return [_config(64, 16 if m > 8 and ceil_div(n, 16) <= sms else 32, 2, 24, shared)]

@@ -11,7 +11,6 @@ from tritonfp4 import checks
 from tritonfp4.checks import ArgumentError, DTypeError, ShapeError
 from tritonfp4.formats import FORMATS, BlockFormat
 from tritonfp4.layouts import LAYOUTS, SfLayout, ceil_div
-from tritonfp4.tensor import BlockScaledTensor
 from tritonfp4.verbs.matmul import Flat
 
 FP8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -37,16 +36,9 @@ def element_format(x: torch.Tensor, name: str) -> BlockFormat:
     return FORMATS[name + ("_e5m2" if x.dtype == torch.float8_e5m2 else "")]
 
 
-def fp8_operand(x: torch.Tensor, scales: torch.Tensor, block_rows: int) -> BlockScaledTensor:
-    """FP8 ``[R, K]`` or ``[G, R, K]`` with fp32 scales ``[.., ceil(R / block_rows), ceil(K / 128)]`` of any strides."""
-    fmt = element_format(x, "fp8_128x128" if block_rows == 128 else "fp8_1x128")
-    return BlockScaledTensor(
-        as_bytes(x), scales, None, fmt, SfLayout.layout_linear, tuple(x.shape), batched=x.ndim == 3
-    )
-
-
 def fp8_arguments(x: torch.Tensor, scales: torch.Tensor, block_rows: int) -> Flat:
-    """What `fp8_operand` is to the operators, without the detour: an eager call of a small product is mostly host time."""
+    """FP8 ``[R, K]`` or ``[G, R, K]`` with fp32 scales ``[.., ceil(R / block_rows), ceil(K / 128)]`` of any strides, as the
+    operators take it: an eager call of a small product is mostly host time, and a `BlockScaledTensor` costs some."""
     name = element_format(x, "fp8_128x128" if block_rows == 128 else "fp8_1x128").name
     return as_bytes(x), scales, None, name, LINEAR, 0, x.shape[-1]
 

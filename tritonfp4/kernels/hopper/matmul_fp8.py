@@ -208,8 +208,8 @@ def _write(acc, out_desc, tile, row, col, kept, BLOCK_N: gl.constexpr):
 @gluon.jit
 def _consumer(
     out_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, out_tiles, sums, full, empty, turn,
-    MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr, ROTATE: gl.constexpr,
-    STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, ME: gl.constexpr,
+    MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr,
+    STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, ME: gl.constexpr,
 ):  # fmt: skip
     """One warpgroup: 64 rows of every tile. With KSPLIT = 2 two of them take turns at pairs of steps, and the first adds up."""
     LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 32])
@@ -292,8 +292,7 @@ def matmul_fp8_hopper_kernel(
     if WARPGROUPS == 1:
         gl.warp_specialize([
             (_consumer, (out_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scales, out_tiles, sums, full, empty,
-                         turn, MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE,
-                         STAGES, BLOCK_M, BLOCK_N, BOX_M, 0)),
+                         turn, MODE, SINGLE, GROUP, KSPLIT, PAIR, STAGES, BLOCK_M, BLOCK_N, 0)),
             (_producer, (a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring,
                          b_scale_ring, full, empty, MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE,
                          STAGES, BLOCK_M, BLOCK_N, BOX_M)),
@@ -301,11 +300,9 @@ def matmul_fp8_hopper_kernel(
     else:
         gl.warp_specialize([
             (_consumer, (out_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scales, out_tiles, sums, full, empty,
-                         turn, MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE,
-                         STAGES, BLOCK_M, BLOCK_N, BOX_M, 0)),
+                         turn, MODE, SINGLE, GROUP, KSPLIT, PAIR, STAGES, BLOCK_M, BLOCK_N, 0)),
             (_consumer, (out_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scales, out_tiles, sums, full, empty,
-                         turn, MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE,
-                         STAGES, BLOCK_M, BLOCK_N, BOX_M, 1)),
+                         turn, MODE, SINGLE, GROUP, KSPLIT, PAIR, STAGES, BLOCK_M, BLOCK_N, 1)),
             (_producer, (a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring,
                          b_scale_ring, full, empty, MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE,
                          STAGES, BLOCK_M, BLOCK_N, BOX_M)),
