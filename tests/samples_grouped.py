@@ -76,6 +76,9 @@ SAMPLES = {
     "matmul mxfp8 fp32": (OPS.matmul, (*both(mx(6, 1), mx(24, 2)), F32, "auto")),
     "matmul_out fp8 bf16": (OPS.matmul_out, (*both(*FP8), "auto", torch.empty(6, 32, dtype=BF16)[:, :24])),
     "matmul_out fp8 fp16": (OPS.matmul_out, (*both(*MIXED), "torch", torch.empty(6, 24, dtype=F16))),
+    "quantized_matmul bf16": (OPS.quantized_matmul, (random(6, 144), *flat(FP8[1]), BF16, "auto")),
+    "quantized_matmul_out, wider rows": (
+        OPS.quantized_matmul_out, (random(6, 144), *flat(FP8[1]), "auto", torch.empty(6, 32, dtype=F16)[:, :24])),
     "grouped_matmul ragged fp8 bf16": (OPS.grouped_matmul, (*both(*RAGGED), INDPTR, "indptr", BF16, "auto")),
     "grouped_matmul ragged fp8 fp16": (OPS.grouped_matmul, (*both(*RAGGED), INDPTR, "indptr", F16, "torch")),
     "grouped_matmul of rows": (OPS.grouped_matmul, (*both(*RAGGED), INDICES, "indices", BF16, "auto")),

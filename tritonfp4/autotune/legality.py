@@ -84,7 +84,7 @@ def _illegal_hopper(config: Config, problem: Problem) -> str | None:
     shape = (config.block_m, warpgroups)
     if shape not in ((64, 1), (64, 2), (128, 2)) or not 16 <= config.block_n <= 128 or config.block_k != 128:
         return f"no kernel for tiles of {config.block_m} x {config.block_n} and {config.num_warps} warps"
-    if config.pair not in (1, 2, 4) or (config.pair == 4 and shape == (128, 2)):
+    if config.pair not in (1, 2):
         return f"no kernel for stages of {config.pair} steps"
     unit = max(4 if shape == (64, 2) else 1, config.pair)
     if config.num_stages % unit or config.num_stages < max(4, unit):

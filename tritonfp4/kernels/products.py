@@ -8,11 +8,15 @@ from typing import Any
 import torch
 
 from tritonfp4.config import Config
+from tritonfp4.device import device_info
+from tritonfp4.formats import FP8_1X128
 from tritonfp4.kernels.grouped import grouped_upcast
 from tritonfp4.kernels.matmul_fp8 import matmul_fp8
 from tritonfp4.kernels.matmul_scaled import matmul_scaled
 from tritonfp4.kernels.matmul_upcast import matmul_dequantize, matmul_upcast
-from tritonfp4.tensor import BlockScaledTensor
+from tritonfp4.kernels.quantize_fp8 import quantize_fp8
+from tritonfp4.layouts import SfLayout
+from tritonfp4.tensor import BlockScaledTensor, assemble
 
 Operand = BlockScaledTensor | torch.Tensor
 
@@ -24,10 +28,23 @@ def _hopper() -> Any:
     return launch
 
 
-def multiply(a: Operand, b: Operand, out: torch.Tensor, config: Config) -> None:
-    """As `tritonfp4.reference.matmul`, by the path of the config."""
-    if config.path in ("fp8", "fp8_upcast", "hopper"):
-        multiply_groups(a, b, None, "batch", out, config)
+def activations(x: torch.Tensor, how: Config) -> BlockScaledTensor:
+    """`per_token_cast_to_fp8` of [M, K] for the product that is launched next: on GPUs that can, it may begin meanwhile."""
+    values, scales = quantize_fp8(
+        x, "e4m3", FP8_1X128.block, "internal", 0.0, False, 4, how, device_info(x.device).arch.number >= 90
+    )
+    return assemble(values, scales, None, FP8_1X128, SfLayout.layout_linear, tuple(x.shape), 0, False)
+
+
+def multiply(a: Operand, b: Operand, out: torch.Tensor, config: Config, behind_activations: bool = False) -> None:
+    """As `tritonfp4.reference.matmul`, by the path of the config. `behind_activations`: the launch before this one is that of
+    `activations`, which made a."""
+    if config.path == "hopper":
+        hopper = _hopper()
+        early = hopper.WEIGHTS_FIRST if behind_activations else hopper.WAITS
+        hopper.matmul_fp8_hopper(a, b, None, "batch", out, config, early)
+    elif config.path in ("fp8", "fp8_upcast"):
+        matmul_fp8(a, b, None, "batch", out, config)
     else:
         paths = {"native": matmul_scaled, "upcast": matmul_upcast, "dequantize": matmul_dequantize}
         paths[config.path](a, b, out, config)

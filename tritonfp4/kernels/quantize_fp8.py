@@ -7,6 +7,7 @@ import struct
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents
 
 from tritonfp4.config import Config
 from tritonfp4.formats import BlockFormat
@@ -144,9 +145,11 @@ def _scaled(x, factor, RULE: tl.constexpr):
 def fp8_rows_kernel(
     x_ptr, values_ptr, scales_ptr, M, K, stride_m, stride_k, stored_rows, scale_cols, scale_stride_m, scale_stride_k,
     ELEMENT: tl.constexpr, RULE: tl.constexpr, POW2: tl.constexpr, LARGEST: tl.constexpr, EPS_BITS: tl.constexpr,
-    COLS: tl.constexpr, PADDED_COLS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+    COLS: tl.constexpr, PADDED_COLS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, SIGNAL: tl.constexpr,
 ):  # fmt: skip
-    """One tile of blocks of one row and COLS columns."""
+    """One tile of blocks of one row and COLS columns. SIGNAL: the kernel behind this one may start, and wait for it later."""
+    if SIGNAL:
+        gdc_launch_dependents()
     C: tl.constexpr = BLOCK_K // PADDED_COLS
     r = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     k, counts = _columns(tl.program_id(1), K, COLS, PADDED_COLS, BLOCK_K)
@@ -230,8 +233,10 @@ def quantize_fp8(
     pow2: bool,
     mn_align: int,
     config: Config,
+    signal: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Launcher; as `tritonfp4.reference.quantize_fp8`. At most MAX_COLUMNS columns in a block."""
+    """Launcher; as `tritonfp4.reference.quantize_fp8`. At most MAX_COLUMNS columns in a block. `signal` (sm_90 on, blocks of one
+    row): what is launched next, if it is launched to that end, may begin before this is done."""
     rows, cols = x.shape
     scale_rows, scale_cols = ceil_div(rows, block[0]), ceil_div(cols, block[1])
     stored_rows = round_up(scale_rows, mn_align) if mn_align else scale_rows
@@ -240,7 +245,7 @@ def quantize_fp8(
     scales = scales.view(scale_cols, stored_rows).t() if mn_align else scales.view(stored_rows, scale_cols)
     padded = triton.next_power_of_2(block[1])
     block_k = max(config.block_k, padded, triton.next_power_of_2(ceil_div(scale_cols * padded, GRID_COLUMNS)))
-    block_m = max(config.block_m * config.block_k // block_k, 1)
+    block_m = min(max(config.block_m * config.block_k // block_k, 1), triton.next_power_of_2(stored_rows))
     column_tiles = ceil_div(scale_cols * padded, block_k)
     facts = {
         "ELEMENT": element, "RULE": rule, "POW2": pow2, "LARGEST": ELEMENT_MAX[element],
@@ -251,7 +256,7 @@ def quantize_fp8(
     with on_device(x):
         if block[0] == 1:
             fp8_rows_kernel[(ceil_div(stored_rows, block_m), column_tiles)](
-                *tensors, *shape, stored_rows, scale_cols, *scales.stride(), BLOCK_M=block_m, **facts
+                *tensors, *shape, stored_rows, scale_cols, *scales.stride(), BLOCK_M=block_m, SIGNAL=signal, **facts
             )
         else:
             fp8_tiles_kernel[(stored_rows, column_tiles)](

@@ -11,9 +11,9 @@ from tritonfp4 import checks, reference
 from tritonfp4.autotune import Problem, select
 from tritonfp4.config import Config
 from tritonfp4.device import device_info
-from tritonfp4.formats import FORMATS
-from tritonfp4.layouts import LAYOUTS
-from tritonfp4.ops.register import define, use_kernels
+from tritonfp4.formats import FORMATS, FP8_1X128
+from tritonfp4.layouts import LAYOUTS, SfLayout
+from tritonfp4.ops.register import define, elementwise, use_kernels
 from tritonfp4.tensor import BlockScaledTensor, assemble
 
 _OPERAND = (
@@ -112,6 +112,45 @@ def _matmul_out(*args: Any) -> None:
 
 
 define("matmul_out", f"({_MATMUL}, str backend, Tensor(a!) out) -> ()", _matmul_out, lambda *args: None)
+
+
+def _quantized_into(x: torch.Tensor, b: Any, out: torch.Tensor, backend: str) -> None:
+    if not use_kernels("quantized_matmul", out, backend) or x.numel() == 0 or out.numel() == 0:
+        values, scales = reference.quantize_fp8(x, "e4m3", FP8_1X128.block, "internal", 0.0, False, 0)
+        a = assemble(values, scales, None, FP8_1X128, SfLayout.layout_linear, tuple(x.shape), 0, False)
+        _matmul_into(a, b, out, backend)
+        return
+    products = _products()
+    a = products.activations(x, elementwise("quantize", x, *x.shape))
+    config = _config("matmul", out.shape[0], out.shape[1], x.shape[1], a, b, out)
+    products.multiply(a, b, out, config, behind_activations=True)
+
+
+def _quantized_matmul(*args: Any) -> torch.Tensor:
+    x, b, out_dtype, backend = args[0], _operand(*args[1:8]), args[8], args[9]
+    out = torch.empty((x.shape[0], args[1].shape[0]), dtype=out_dtype, device=x.device)
+    _quantized_into(x, b, out, backend)
+    return out
+
+
+define(
+    "quantized_matmul",
+    f"(Tensor x, {_OPERAND.format('b')}, ScalarType out_dtype, str backend) -> Tensor",
+    _quantized_matmul,
+    lambda *args: args[0].new_empty((args[0].shape[0], args[1].shape[0]), dtype=args[8]),
+)
+
+
+def _quantized_matmul_out(*args: Any) -> None:
+    _quantized_into(args[0], _operand(*args[1:8]), args[9], args[8])
+
+
+define(
+    "quantized_matmul_out",
+    f"(Tensor x, {_OPERAND.format('b')}, str backend, Tensor(a!) out) -> ()",
+    _quantized_matmul_out,
+    lambda *args: None,
+)
 
 
 # ---- groups --------------------------------------------------------------------------------------------------------

@@ -26,6 +26,17 @@ def call_matmul(
     return out
 
 
+def call_quantized_matmul(
+    x: torch.Tensor, b: Operand | Flat, out: torch.Tensor | None, out_dtype: torch.dtype, backend: str = "auto"
+) -> torch.Tensor:
+    """``per_token_cast_to_fp8(x) @ b.T`` of checked 2-D operands; written to `out` and returned if that is given."""
+    args = (x, *flat_operand(b))
+    if out is None:
+        return torch.ops.tritonfp4.quantized_matmul.default(*args, out_dtype, backend)
+    torch.ops.tritonfp4.quantized_matmul_out.default(*args, backend, out)
+    return out
+
+
 def flat_operand(t: Operand | Flat) -> Flat:
     """The arguments that an operand is to the operators; a batched one keeps its group axis."""
     if isinstance(t, tuple):

@@ -26,11 +26,11 @@ from tritonfp4.flashinfer.gemm.common import (
     mma_sm,
     scale_shape,
 )
-from tritonfp4.formats import FP8_1X128, FP8_128X128
+from tritonfp4.formats import FP8_128X128
 from tritonfp4.layouts import SfLayout, ceil_div
 from tritonfp4.tensor import BlockScaledTensor
 from tritonfp4.verbs.grouped import call_grouped, grouped_output
-from tritonfp4.verbs.matmul import Flat, call_matmul
+from tritonfp4.verbs.matmul import Flat, call_matmul, call_quantized_matmul
 from tritonfp4.verbs.quantize_fp8 import call_quantize_fp8
 
 SM90_BACKENDS = ("auto", *OURS)
@@ -86,22 +86,18 @@ def fp8_blockscale_gemm_sm90(
         checks.no_gradient(fn, out, input, weight)
     core = core_backend(backend)
     (m, k), n = input.shape, weight.shape[0]
-    a: Flat
     b: Flat
-    if input.dtype == BF16:
-        values, scales = call_quantize_fp8(
-            fn, input, FP8_1X128, mn_major=True, tma_aligned=True, arg="input", backend=core
-        )
-        a = values, scales, None, FP8_1X128.name, LINEAR, 0, k
-    else:
-        assert input_scale is not None
-        a = fp8_arguments(input, _rows_of_scales(fn, input_scale, m, k, input_scale_major), 1)
     if weight.dtype == BF16:
         values, scales = call_quantize_fp8(fn, weight, FP8_128X128, arg="weight", backend=core)
         b = values, scales, None, FP8_128X128.name, LINEAR, 0, k
     else:
         assert weight_scale is not None
         b = fp8_arguments(weight, weight_scale, 1 if weight_scale.shape[0] == n else 128)
+    if input.dtype == BF16:
+        checks.quantizer_input(fn, "input", input, None)
+        return call_quantized_matmul(input, b, out, chosen_dtype(out, out_dtype), core)
+    assert input_scale is not None
+    a = fp8_arguments(input, _rows_of_scales(fn, input_scale, m, k, input_scale_major), 1)
     return call_matmul(a, b, out, chosen_dtype(out, out_dtype), core)
 
 

@@ -14,7 +14,7 @@ from tritonfp4.config import Config
 from tritonfp4.device import device_info
 from tritonfp4.kernels.hopper.matmul_fp8 import matmul_fp8_hopper_kernel
 from tritonfp4.kernels.hopper.operands import k_major, m_major, row_stride
-from tritonfp4.kernels.hopper.scales import spread_scales
+from tritonfp4.kernels.hopper.ragged import prepare_ragged
 from tritonfp4.kernels.launch import Launches, on_device
 from tritonfp4.layouts import ceil_div
 from tritonfp4.tensor import BlockScaledTensor
@@ -22,11 +22,14 @@ from tritonfp4.tensor import BlockScaledTensor
 MODES = {"batch": 0, "masked": 1, "indptr": 2}
 #: Rows of a warpgroup's part of a tile.
 ROWS = 64
-#: Whether the kernel is launched before the one before it is done (programmatic dependent launch); it waits before it reads.
-EARLY = True
+#: The kernel may be launched before the one before it is done (programmatic dependent launch). It waits before it reads
+#: anything, or, right behind the quantizer of its activations, before it reads those.
+WAITS, WEIGHTS_FIRST = 1, 2
+#: Stages asked for before the warps take up their roles; with WEIGHTS_FIRST the weights of as many as there are.
+AHEAD = 4
 #: Rows this many bytes apart meet in the same channels of memory: then not all programs start at the same column.
 COLLIDING = 8192
-#: The smallest box of rows that TMA loads into swizzled memory. Rows behind the operand cost time, too.
+#: The smallest box of rows that TMA loads into swizzled memory.
 SMALLEST_BOX = 8
 
 _SWIZZLED = gl.NVMMASharedLayout(128, 8, 2)
@@ -67,9 +70,7 @@ def _values(t: BlockScaledTensor, k: int, block: int) -> TensorDescriptor:
     x = t.values
     size = x.shape
     rows = size[0] if len(size) == 2 else size[0] * size[1]
-    # A single row stands for all of its box: rows outside of the operand would be slower to load.
-    rows, stride = (SMALLEST_BOX, 0) if rows == 1 else (rows, x.stride(-2))
-    return _descriptor(_Base(x.data_ptr(), torch.float8_e4m3fn), [rows, k], [stride, 1], [block, 128], _SWIZZLED)
+    return _descriptor(_Base(x.data_ptr(), torch.float8_e4m3fn), [rows, k], [x.stride(-2), 1], [block, 128], _SWIZZLED)
 
 
 def _scales(x: torch.Tensor, turned: bool, block: list[int]) -> TensorDescriptor:
@@ -108,6 +109,12 @@ def _box(rows: int, block_m: int) -> int:
     return box
 
 
+def _ahead(k: int, config: Config, shares: int, early: int) -> int:
+    """Stages of the first tile to ask for at once, none that it does not have."""
+    steps = ceil_div(k, 256 * shares) * 2 * shares
+    return min(steps, config.num_stages, AHEAD * config.pair if early == WAITS else steps) // config.pair
+
+
 def matmul_fp8_hopper(
     a: BlockScaledTensor,
     b: BlockScaledTensor,
@@ -115,12 +122,18 @@ def matmul_fp8_hopper(
     mode: str,
     out: torch.Tensor,
     config: Config,
+    early: int = WAITS,
 ) -> None:
     """Launcher; as `tritonfp4.reference.grouped_matmul`. Dense operands are a batch of one.
+
+    `early` is WEIGHTS_FIRST only if the launch before this one on the stream makes `a`, does not write `b`, and began when all
+    before it was done.
 
     Operands must be `tma_ready`. The config's warps are those of the warpgroups that multiply and four for the one that
     loads; warpgroups beyond one for every 64 rows share K.
     """
+    if early == WEIGHTS_FIRST and not row_stride(b.scales, False):
+        early = WAITS  # the launch before this one will be a copy of the scales of b
     block_m, block_n = config.block_m, config.block_n
     warpgroups = config.num_warps // 4 - 1
     rows = a.shape[-2]
@@ -129,14 +142,16 @@ def matmul_fp8_hopper(
     a_scales = a.scales
     if mode == "indptr":
         assert groups is not None
-        a_scales = spread_scales(a_scales, groups)
+        a_scales, groups = prepare_ragged(a_scales, groups, block_m)
     box = _box(rows, block_m)
+    shares = ROWS * warpgroups // block_m
     tiles_m, tiles_n = ceil_div(rows, block_m), ceil_div(n, block_n)
     tiles = (tiles_m + count + 2 if mode == "indptr" else tiles_m * count) * tiles_n
-    # MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE, STAGES, BLOCK_M, BLOCK_N, BOX_M, WARPGROUPS, EARLY
+    # MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE, STAGES, BLOCK_M, BLOCK_N, BOX_M, WARPGROUPS, EARLY, AHEAD
     constants = (
-        MODES[mode], count == 1, 0 if tiles_m == 1 and mode != "indptr" else config.group_m, ROWS * warpgroups // block_m,
-        config.pair, k % COLLIDING == 0, config.num_stages, block_m, block_n, box, warpgroups, EARLY,
+        MODES[mode], count == 1, 0 if tiles_m == 1 and mode != "indptr" else config.group_m, shares,
+        config.pair, k % COLLIDING == 0, config.num_stages, block_m, block_n, box, warpgroups, early,
+        _ahead(k, config, shares, early) if mode == "batch" else 0,
     )  # fmt: skip
     if groups is None:
         groups = out  # not read
@@ -149,5 +164,5 @@ def matmul_fp8_hopper(
         _launch(
             key, out.get_device(), min(tiles, device_info(out.device).sm_count),
             (*descriptors, groups, count, rows, n, k, *constants), num_warps=4, maxnreg=128 if warpgroups == 1 else 168,
-            launch_pdl=EARLY,
+            launch_pdl=True,
         )  # fmt: skip

@@ -20,13 +20,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from tritonfp4.kernels.hopper.tiles import (
     BATCH,
-    INDPTR,
     MASKED,
-    aligned_start,
-    first_segment,
     place,
-    segment_end,
-    to_tile,
+    row_tiles,
+    tile_count,
 )
 
 # Names that change with Triton: 3.9 drops the older ones.
@@ -54,64 +51,148 @@ def _forward(stage, phase, n: gl.constexpr, STAGES: gl.constexpr):
 
 
 @gluon.jit
-def _k_steps(K, rows, KSPLIT: gl.constexpr, PAIR: gl.constexpr):
-    """Steps along K of a tile; none for a tile without data. Whole stages, and as many pairs for each warpgroup that shares K:
-    what lies behind K is read as zeros. So every slot of the ring always belongs to the same warpgroup, which a barrier's
-    parity needs."""
-    UNIT: gl.constexpr = 4 if PAIR == 4 else 2 * KSPLIT
+def _k_steps(K, rows, KSPLIT: gl.constexpr):
+    """Steps along K of a tile; none for a tile without data. As many pairs for each warpgroup that shares K: what lies behind
+    K is read as zeros. So every slot of the ring always belongs to the same warpgroup, which a barrier's parity needs."""
+    UNIT: gl.constexpr = 2 * KSPLIT
     return gl.where(rows > 0, gl.cdiv(K, UNIT * STEP) * UNIT, 0)
+
+
+@gluon.jit
+def _rows_of_b(tile_n, matrix, N, BLOCK_N: gl.constexpr):
+    """Where a tile's b begins, and its scales."""
+    return matrix * N + tile_n * BLOCK_N, matrix * gl.cdiv(N, STEP) + tile_n * BLOCK_N // STEP
+
+
+@gluon.jit
+def _first_step(tile_n, steps, ROTATE: gl.constexpr):
+    """Where a tile starts along K. ROTATE: every column of tiles elsewhere, by fours, as scales of b come in fours."""
+    if ROTATE:
+        return tile_n % (gl.maximum(steps, 4) // 4) * 4
+    else:
+        return 0
+
+
+@gluon.jit
+def _fill_b(
+    b_desc, b_scale_desc, b_ring, b_scale_ring, full, stage, at_k, b_row, b_scale_row, K,
+    PAIR: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr,
+):  # fmt: skip
+    """Ask TMA for the b of a stage's PAIR steps, and tell the stage's barrier how much will come, of a too."""
+    bar = full.index(stage)
+    mbarrier.expect(bar, PAIR * ((BOX_M + BLOCK_N) * STEP + max(BOX_M, 4) * 4 + 16))
+    for j in gl.static_range(PAIR):
+        # behind the last step of an odd number the elements are zeros: any finite scale will do
+        at = gl.minimum(at_k + j, gl.cdiv(K, STEP) - 1)
+        _load(b_desc, [b_row, (at_k + j) * STEP], bar, b_ring.index(stage * PAIR + j))
+        _load(b_scale_desc, [b_scale_row, at // 4 * 4], bar, b_scale_ring.index(stage * PAIR + j).slice(0, 1, dim=0))
+
+
+@gluon.jit
+def _fill_a(
+    a_desc, a_scale_desc, a_ring, a_scale_ring, full, stage, at_k, row, scale_row, scale_col, K,
+    PAIR: gl.constexpr, BOX_M: gl.constexpr,
+):  # fmt: skip
+    """Ask TMA for the a of a stage's PAIR steps."""
+    bar = full.index(stage)
+    for j in gl.static_range(PAIR):
+        slot = stage * PAIR + j
+        at = gl.minimum(at_k + j, gl.cdiv(K, STEP) - 1)
+        _load(a_desc, [row, (at_k + j) * STEP], bar, a_ring.index(slot).slice(0, BOX_M, dim=0))
+        _load(a_scale_desc, [scale_row + at, scale_col], bar, a_scale_ring.index(slot).slice(0, max(BOX_M, 4), dim=1))
+
+
+@gluon.jit
+def _fill_ahead(
+    a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, full,
+    MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr, ROTATE: gl.constexpr,
+    BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, AHEAD: gl.constexpr, EARLY: gl.constexpr,
+):  # fmt: skip
+    """The first AHEAD stages of the first tile. EARLY = 2: what the kernel before this one makes is a, so b need not wait."""
+    tiles_n = gl.cdiv(N, BLOCK_N)
+    tiles_m = row_tiles(groups_ptr, M, MODE, BLOCK_M)
+    row, _, valid, tile_n, matrix, scale_row, scale_col = place(
+        gl.program_id(0), tiles_m, tiles_n, groups_ptr, G, M, gl.cdiv(K, STEP), MODE, SINGLE, GROUP, BLOCK_M
+    )
+    b_row, b_scale_row = _rows_of_b(tile_n, matrix, N, BLOCK_N)
+    steps = _k_steps(K, valid, KSPLIT)
+    at_k = _first_step(tile_n, steps, ROTATE)
+    if EARLY == 1:
+        _after_previous()
+    for s in gl.static_range(AHEAD):
+        k = at_k + s * PAIR
+        if ROTATE:
+            k = gl.where(k >= steps, k - steps, k)
+        _fill_b(b_desc, b_scale_desc, b_ring, b_scale_ring, full, s, k, b_row, b_scale_row, K, PAIR, BLOCK_N, BOX_M)
+        if EARLY < 2:
+            _fill_a(a_desc, a_scale_desc, a_ring, a_scale_ring, full, s, k, row, scale_row, scale_col, K, PAIR, BOX_M)
+    if EARLY == 2:
+        _after_previous()
+        for s in gl.static_range(AHEAD):
+            k = at_k + s * PAIR
+            if ROTATE:
+                k = gl.where(k >= steps, k - steps, k)
+            _fill_a(a_desc, a_scale_desc, a_ring, a_scale_ring, full, s, k, row, scale_row, scale_col, K, PAIR, BOX_M)
 
 
 @gluon.jit
 def _producer(
     a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, full, empty,
     MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr, ROTATE: gl.constexpr,
-    STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr,
+    STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, AHEAD: gl.constexpr,
+    EARLY: gl.constexpr,
 ):  # fmt: skip
-    """One warp: operands and scales of every step of every tile, by TMA.
-
-    ROTATE: every column of tiles starts elsewhere along K (a multiple of four steps, as K must then be).
-    """
-    SCALES: gl.constexpr = max(BOX_M, 4)
-    BYTES: gl.constexpr = PAIR * ((BOX_M + BLOCK_N) * STEP + SCALES * 4 + 16)
+    """One warp: operands and scales of every step of every tile, by TMA. Of the first tile AHEAD stages are asked for already."""
+    if EARLY == 2:
+        _fill_ahead(
+            a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, full,
+            MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE, BLOCK_M, BLOCK_N, BOX_M, AHEAD, EARLY,
+        )  # fmt: skip
     tiles_n = gl.cdiv(N, BLOCK_N)
-    k_blocks = gl.cdiv(K, STEP)
-    stage = 0
-    phase = 1
+    stage = AHEAD % (STAGES // PAIR)
+    phase = 1 - AHEAD // (STAGES // PAIR)
+    begin = AHEAD * PAIR
+    tiles_m = row_tiles(groups_ptr, M, MODE, BLOCK_M)
+    tiles = tile_count(tiles_m, tiles_n, G, MODE)
     t = gl.program_id(0)
-    i, before, first, size = first_segment(groups_ptr, M, MODE)
-    i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
-    while i < segment_end(G, MODE):
-        row, _, valid, tile_n, matrix = place(t, i, before, first, size, groups_ptr, G, tiles_n, MODE, GROUP, BLOCK_M)
-        # A matrix of the batch has scales of its own; ragged groups share one array, each from a multiple of four on.
-        scale_row = 0 if MODE == INDPTR else i * k_blocks
-        scale_col = row - first
-        if MODE == INDPTR:
-            scale_col += aligned_start(first, i)
-        b_row = matrix * N + tile_n * BLOCK_N
-        b_scale_row = matrix * gl.cdiv(N, STEP) + tile_n * BLOCK_N // STEP
-        steps = _k_steps(K, valid, KSPLIT, PAIR)
-        at_k = 0
-        if ROTATE:  # by fours, as scales of b come in fours
-            at_k = tile_n % (gl.maximum(steps, 4) // 4) * 4
-        for _ in range(0, steps, PAIR):
+    row, _, valid, tile_n, matrix, scale_row, scale_col = place(
+        t, tiles_m, tiles_n, groups_ptr, G, M, gl.cdiv(K, STEP), MODE, SINGLE, GROUP, BLOCK_M
+    )
+    while t < tiles:
+        b_row, b_scale_row = _rows_of_b(tile_n, matrix, N, BLOCK_N)
+        steps = _k_steps(K, valid, KSPLIT)
+        at_k = _first_step(tile_n, steps, ROTATE) + begin
+        if ROTATE:
+            at_k = gl.where(at_k >= steps, at_k - steps, at_k)
+        for _ in range(begin, steps, PAIR):
             mbarrier.wait(empty.index(stage), phase)
-            bar = full.index(stage)
-            mbarrier.expect(bar, BYTES)
-            for j in gl.static_range(PAIR):
-                slot = stage * PAIR + j
-                _load(a_desc, [row, (at_k + j) * STEP], bar, a_ring.index(slot).slice(0, BOX_M, dim=0))
-                _load(b_desc, [b_row, (at_k + j) * STEP], bar, b_ring.index(slot))
-                # behind the last step of an odd number the elements are zeros: any finite scale will do
-                at = gl.minimum(at_k + j, k_blocks - 1)
-                _load(a_scale_desc, [scale_row + at, scale_col], bar, a_scale_ring.index(slot).slice(0, SCALES, dim=1))
-                _load(b_scale_desc, [b_scale_row, at // 4 * 4], bar, b_scale_ring.index(slot).slice(0, 1, dim=0))
+            _fill_b(
+                b_desc,
+                b_scale_desc,
+                b_ring,
+                b_scale_ring,
+                full,
+                stage,
+                at_k,
+                b_row,
+                b_scale_row,
+                K,
+                PAIR,
+                BLOCK_N,
+                BOX_M,
+            )
+            _fill_a(
+                a_desc, a_scale_desc, a_ring, a_scale_ring, full, stage, at_k, row, scale_row, scale_col, K, PAIR, BOX_M
+            )
             at_k += PAIR
             if ROTATE:
                 at_k = gl.where(at_k >= steps, 0, at_k)
             stage, phase = _forward(stage, phase, 1, STAGES // PAIR)
+        begin = 0
         t += gl.num_programs(0)
-        i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
+        row, _, valid, tile_n, matrix, scale_row, scale_col = place(
+            t, tiles_m, tiles_n, groups_ptr, G, M, gl.cdiv(K, STEP), MODE, SINGLE, GROUP, BLOCK_M
+        )
 
 
 @gluon.jit
@@ -173,10 +254,7 @@ def _accumulate(
             mbarrier.arrive(empty.index(slot), count=1)
         acc = _promote(acc, part, a_scale, b_scale)
         next_part = warpgroup_mma_wait(0, deps=(next_part,))
-        if PAIR == 4 and KSPLIT == 1:  # both pairs of the stage are this warpgroup's
-            mbarrier.arrive(empty.index(slot // PAIR), count=1, pred=slot % 4 == 2)
-        else:
-            mbarrier.arrive(empty.index(next_slot // PAIR), count=1)
+        mbarrier.arrive(empty.index(next_slot // PAIR), count=1)
         acc = _promote(acc, next_part, next_a, next_b)
         slot, phase = _forward(next_slot, next_phase, 2 * KSPLIT - 1, STAGES)
     return acc, part, next_part
@@ -222,13 +300,18 @@ def _consumer(
     summed = 0
     part = gl.zeros([ROWS, BLOCK_N], gl.float32, LAYOUT)
     next_part = gl.zeros([ROWS, BLOCK_N], gl.float32, LAYOUT)
+    tiles_m = row_tiles(groups_ptr, M, MODE, BLOCK_M)
+    tiles = tile_count(tiles_m, tiles_n, G, MODE)
     t = gl.program_id(0)
-    i, before, first, size = first_segment(groups_ptr, M, MODE)
-    i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
-    while i < segment_end(G, MODE):
-        row, bound, valid, tile_n, _ = place(t, i, before, first, size, groups_ptr, G, tiles_n, MODE, GROUP, BLOCK_M)
+    row, bound, valid, tile_n, _, _, _ = place(t, tiles_m, tiles_n, groups_ptr, G, M, 0, MODE, SINGLE, GROUP, BLOCK_M)
+    while t < tiles:
+        next_t = t + gl.num_programs(0)
+        # asked for now, needed after this tile
+        next_row, next_bound, next_valid, next_tile_n, _, _, _ = place(
+            next_t, tiles_m, tiles_n, groups_ptr, G, M, 0, MODE, SINGLE, GROUP, BLOCK_M
+        )
         acc = gl.zeros([ROWS, BLOCK_N], gl.float32, LAYOUT)
-        steps = _k_steps(K, valid, KSPLIT, PAIR)
+        steps = _k_steps(K, valid, KSPLIT)
         slot = (done + START) % STAGES
         phase = (done + START) // STAGES & 1
         mine = steps
@@ -249,8 +332,7 @@ def _consumer(
                 acc = gl.where((local < valid)[:, None], acc, 0.0)
             kept = gl.minimum(gl.maximum(bound - ROW, 0), ROWS)
             _write(acc, out_desc, out_tiles.index(ME), row + ROW, tile_n * BLOCK_N, kept, BLOCK_N)
-        t += gl.num_programs(0)
-        i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
+        t, row, bound, valid, tile_n = next_t, next_row, next_bound, next_valid, next_tile_n
     tma.store_wait(0)
 
 
@@ -259,6 +341,7 @@ def matmul_fp8_hopper_kernel(
     a_desc, a_scale_desc, b_desc, b_scale_desc, out_desc, groups_ptr, G, M, N, K,
     MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr, ROTATE: gl.constexpr,
     STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, WARPGROUPS: gl.constexpr, EARLY: gl.constexpr,
+    AHEAD: gl.constexpr,
 ):  # fmt: skip
     """out = a @ b.T in tiles of BLOCK_M x BLOCK_N; as many programs as fit the GPU at once walk all of them."""
     UNIT: gl.constexpr = 4 if KSPLIT == 2 else PAIR
@@ -277,9 +360,20 @@ def matmul_fp8_hopper_kernel(
     full = gl.allocate_shared_memory(gl.int64, [STAGES // PAIR, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES // PAIR, 1], mbarrier.MBarrierLayout())
     turn = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
-    for s in gl.static_range(STAGES // PAIR):
+    # The warps need some time to take up their roles: the first loads are on their way before.
+    SOONER: gl.constexpr = AHEAD if EARLY < 2 else 0
+    for s in gl.static_range(SOONER):
         mbarrier.init(full.index(s), 1)
-        mbarrier.init(empty.index(s), 1 if KSPLIT == 2 and PAIR < 4 else WARPGROUPS)
+    if SOONER > 0:
+        fence_async_shared()
+        _fill_ahead(
+            a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, full,
+            MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE, BLOCK_M, BLOCK_N, BOX_M, AHEAD, EARLY,
+        )  # fmt: skip
+    for s in gl.static_range(SOONER, STAGES // PAIR):
+        mbarrier.init(full.index(s), 1)
+    for s in gl.static_range(STAGES // PAIR):
+        mbarrier.init(empty.index(s), 1 if KSPLIT == 2 else WARPGROUPS)
     if KSPLIT == 2:
         for s in gl.static_range(2):
             mbarrier.init(turn.index(s), 1)
@@ -287,7 +381,7 @@ def matmul_fp8_hopper_kernel(
     else:
         sums = full
     fence_async_shared()
-    if EARLY:
+    if EARLY == 1 and AHEAD == 0:
         _after_previous()
     if WARPGROUPS == 1:
         gl.warp_specialize([
@@ -295,7 +389,7 @@ def matmul_fp8_hopper_kernel(
                          turn, MODE, SINGLE, GROUP, KSPLIT, PAIR, STAGES, BLOCK_M, BLOCK_N, 0)),
             (_producer, (a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring,
                          b_scale_ring, full, empty, MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE,
-                         STAGES, BLOCK_M, BLOCK_N, BOX_M)),
+                         STAGES, BLOCK_M, BLOCK_N, BOX_M, AHEAD, EARLY)),
         ], [1], [24])  # fmt: skip
     else:
         gl.warp_specialize([
@@ -305,5 +399,5 @@ def matmul_fp8_hopper_kernel(
                          turn, MODE, SINGLE, GROUP, KSPLIT, PAIR, STAGES, BLOCK_M, BLOCK_N, 1)),
             (_producer, (a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring,
                          b_scale_ring, full, empty, MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE,
-                         STAGES, BLOCK_M, BLOCK_N, BOX_M)),
+                         STAGES, BLOCK_M, BLOCK_N, BOX_M, AHEAD, EARLY)),
         ], [4, 1], [240, 24])  # fmt: skip
