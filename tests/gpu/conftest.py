@@ -25,9 +25,9 @@ def launches(monkeypatch):
 
     seen, real = [], launch.matmul_fp8_hopper
 
-    def spy(a, b, groups, mode, out, config):
+    def spy(a, b, groups, mode, out, config, *early):
         seen.append((mode, config))
-        return real(a, b, groups, mode, out, config)
+        return real(a, b, groups, mode, out, config, *early)
 
     monkeypatch.setattr(launch, "matmul_fp8_hopper", spy)
     return seen

@@ -14,7 +14,7 @@ from tritonfp4.config import Config
 from tritonfp4.device import device_info
 from tritonfp4.kernels.hopper.matmul_fp8 import matmul_fp8_hopper_kernel
 from tritonfp4.kernels.hopper.operands import k_major, m_major, row_stride
-from tritonfp4.kernels.hopper.ragged import prepare_ragged
+from tritonfp4.kernels.hopper.scales import spread_scales
 from tritonfp4.kernels.launch import Launches, on_device
 from tritonfp4.layouts import ceil_div
 from tritonfp4.tensor import BlockScaledTensor
@@ -31,6 +31,8 @@ AHEAD = 4
 COLLIDING = 8192
 #: The smallest box of rows that TMA loads into swizzled memory.
 SMALLEST_BOX = 8
+#: The box of rows of groups.
+CUT_BOX = 32
 
 _SWIZZLED = gl.NVMMASharedLayout(128, 8, 2)
 _PLAIN = gl.NVMMASharedLayout(0, 32, 2)
@@ -101,12 +103,13 @@ def _output(out: torch.Tensor, block_n: int) -> TensorDescriptor:
     return _descriptor(_Base(first, dtype), shape, strides, [1, ROWS, block_n], _output_layout(block_n, dtype))
 
 
-def _box(rows: int, block_m: int) -> int:
-    """Rows that TMA loads into a tile."""
+def _boxes(rows: int, block_m: int, cut: bool) -> tuple[int, int]:
+    """Rows of the boxes in which TMA loads a tile, and how many there are. `cut`: tiles may hold fewer rows than the operand has;
+    boxes without data are left out."""
     box = block_m
     while box > SMALLEST_BOX and box // 2 >= rows:
         box //= 2
-    return box
+    return (CUT_BOX, box // CUT_BOX) if cut and box > CUT_BOX else (box, 1)
 
 
 def _ahead(k: int, config: Config, shares: int, early: int) -> int:
@@ -142,22 +145,22 @@ def matmul_fp8_hopper(
     a_scales = a.scales
     if mode == "indptr":
         assert groups is not None
-        a_scales, groups = prepare_ragged(a_scales, groups, block_m)
-    box = _box(rows, block_m)
+        a_scales = spread_scales(a_scales, groups)
+    box, boxes = _boxes(rows, block_m, mode != "batch")
     shares = ROWS * warpgroups // block_m
     tiles_m, tiles_n = ceil_div(rows, block_m), ceil_div(n, block_n)
     tiles = (tiles_m + count + 2 if mode == "indptr" else tiles_m * count) * tiles_n
-    # MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE, STAGES, BLOCK_M, BLOCK_N, BOX_M, WARPGROUPS, EARLY, AHEAD
+    # MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE, STAGES, BLOCK_M, BLOCK_N, BOX_M, BOXES, WARPGROUPS, EARLY, AHEAD
     constants = (
         MODES[mode], count == 1, 0 if tiles_m == 1 and mode != "indptr" else config.group_m, shares,
-        config.pair, k % COLLIDING == 0, config.num_stages, block_m, block_n, box, warpgroups, early,
+        config.pair, k % COLLIDING == 0, config.num_stages, block_m, block_n, box, boxes, warpgroups, early,
         _ahead(k, config, shares, early) if mode == "batch" else 0,
     )  # fmt: skip
     if groups is None:
         groups = out  # not read
     key = (constants, out.dtype, groups.dtype, groups.data_ptr() % 16, n, k, rows >> 31, count >> 31)
     descriptors = (
-        _values(a, k, box), _scales(a_scales, mode != "indptr", [1, max(box, 4)]), _values(b, k, block_n),
+        _values(a, k, box), _scales(a_scales, mode != "indptr", [1, max(box * boxes, 4)]), _values(b, k, block_n),
         _scales(b.scales, False, [1, 4]), _output(out, block_n),
     )  # fmt: skip
     with on_device(out):

@@ -20,10 +20,13 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from tritonfp4.kernels.hopper.tiles import (
     BATCH,
+    INDPTR,
     MASKED,
+    aligned_start,
+    first_segment,
     place,
-    row_tiles,
-    tile_count,
+    segment_end,
+    to_tile,
 )
 
 # Names that change with Triton: 3.9 drops the older ones.
@@ -59,9 +62,14 @@ def _k_steps(K, rows, KSPLIT: gl.constexpr):
 
 
 @gluon.jit
-def _rows_of_b(tile_n, matrix, N, BLOCK_N: gl.constexpr):
-    """Where a tile's b begins, and its scales."""
-    return matrix * N + tile_n * BLOCK_N, matrix * gl.cdiv(N, STEP) + tile_n * BLOCK_N // STEP
+def _sources(row, first, i, tile_n, matrix, N, K, MODE: gl.constexpr, BLOCK_N: gl.constexpr):
+    """Where a tile's operands begin: the row of b, row and column of the scales of a, the row of those of b."""
+    # A matrix of the batch has scales of its own; ragged groups share one array, each from a multiple of four on.
+    scale_row = 0 if MODE == INDPTR else i * gl.cdiv(K, STEP)
+    scale_col = row - first
+    if MODE == INDPTR:
+        scale_col += aligned_start(first, i)
+    return matrix * N + tile_n * BLOCK_N, scale_row, scale_col, matrix * gl.cdiv(N, STEP) + tile_n * BLOCK_N // STEP
 
 
 @gluon.jit
@@ -74,48 +82,69 @@ def _first_step(tile_n, steps, ROTATE: gl.constexpr):
 
 
 @gluon.jit
-def _fill_b(
-    b_desc, b_scale_desc, b_ring, b_scale_ring, full, stage, at_k, b_row, b_scale_row, K,
-    PAIR: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr,
-):  # fmt: skip
-    """Ask TMA for the b of a stage's PAIR steps, and tell the stage's barrier how much will come, of a too."""
-    bar = full.index(stage)
-    mbarrier.expect(bar, PAIR * ((BOX_M + BLOCK_N) * STEP + max(BOX_M, 4) * 4 + 16))
-    for j in gl.static_range(PAIR):
-        # behind the last step of an odd number the elements are zeros: any finite scale will do
-        at = gl.minimum(at_k + j, gl.cdiv(K, STEP) - 1)
-        _load(b_desc, [b_row, (at_k + j) * STEP], bar, b_ring.index(stage * PAIR + j))
-        _load(b_scale_desc, [b_scale_row, at // 4 * 4], bar, b_scale_ring.index(stage * PAIR + j).slice(0, 1, dim=0))
+def _boxes(rows, BOX_M: gl.constexpr, BOXES: gl.constexpr):
+    """Boxes of a that hold the rows with data."""
+    return gl.minimum(gl.cdiv(rows, BOX_M), BOXES)
+
+
+@gluon.jit
+def _expect(full, stage, boxes, PAIR: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, BOXES: gl.constexpr):
+    """Tell a stage's barrier how many bytes will come."""
+    OTHERS: gl.constexpr = BLOCK_N * STEP + max(BOX_M * BOXES, 4) * 4 + 16
+    if BOXES == 1:
+        mbarrier.expect(full.index(stage), PAIR * (BOX_M * STEP + OTHERS))
+    else:
+        for n in gl.static_range(1, BOXES + 1):
+            mbarrier.expect(full.index(stage), PAIR * (n * BOX_M * STEP + OTHERS), pred=boxes == n)
 
 
 @gluon.jit
 def _fill_a(
-    a_desc, a_scale_desc, a_ring, a_scale_ring, full, stage, at_k, row, scale_row, scale_col, K,
-    PAIR: gl.constexpr, BOX_M: gl.constexpr,
+    a_desc, a_scale_desc, a_ring, a_scale_ring, full, stage, boxes, at_k, row, scale_row, scale_col, K,
+    PAIR: gl.constexpr, BOX_M: gl.constexpr, BOXES: gl.constexpr,
 ):  # fmt: skip
     """Ask TMA for the a of a stage's PAIR steps."""
     bar = full.index(stage)
     for j in gl.static_range(PAIR):
         slot = stage * PAIR + j
+        # behind the last step of an odd number the elements are zeros: any finite scale will do
         at = gl.minimum(at_k + j, gl.cdiv(K, STEP) - 1)
-        _load(a_desc, [row, (at_k + j) * STEP], bar, a_ring.index(slot).slice(0, BOX_M, dim=0))
-        _load(a_scale_desc, [scale_row + at, scale_col], bar, a_scale_ring.index(slot).slice(0, max(BOX_M, 4), dim=1))
+        for n in gl.static_range(BOXES):
+            there = True if n == 0 else boxes > n
+            to = a_ring.index(slot).slice(n * BOX_M, BOX_M, dim=0)
+            _load(a_desc, [row + n * BOX_M, (at_k + j) * STEP], bar, to, pred=there)
+        to = a_scale_ring.index(slot).slice(0, max(BOX_M * BOXES, 4), dim=1)
+        _load(a_scale_desc, [scale_row + at, scale_col], bar, to)
+
+
+@gluon.jit
+def _fill_b(
+    b_desc, b_scale_desc, b_ring, b_scale_ring, full, stage, at_k, b_row, b_scale_row, K, PAIR: gl.constexpr,
+):  # fmt: skip
+    """Ask TMA for the b of a stage's PAIR steps."""
+    bar = full.index(stage)
+    for j in gl.static_range(PAIR):
+        slot = stage * PAIR + j
+        at = gl.minimum(at_k + j, gl.cdiv(K, STEP) - 1)
+        _load(b_desc, [b_row, (at_k + j) * STEP], bar, b_ring.index(slot))
+        _load(b_scale_desc, [b_scale_row, at // 4 * 4], bar, b_scale_ring.index(slot).slice(0, 1, dim=0))
 
 
 @gluon.jit
 def _fill_ahead(
     a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, full,
     MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr, ROTATE: gl.constexpr,
-    BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, AHEAD: gl.constexpr, EARLY: gl.constexpr,
+    BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, BOXES: gl.constexpr, AHEAD: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
     """The first AHEAD stages of the first tile. EARLY = 2: what the kernel before this one makes is a, so b need not wait."""
     tiles_n = gl.cdiv(N, BLOCK_N)
-    tiles_m = row_tiles(groups_ptr, M, MODE, BLOCK_M)
-    row, _, valid, tile_n, matrix, scale_row, scale_col = place(
-        gl.program_id(0), tiles_m, tiles_n, groups_ptr, G, M, gl.cdiv(K, STEP), MODE, SINGLE, GROUP, BLOCK_M
-    )
-    b_row, b_scale_row = _rows_of_b(tile_n, matrix, N, BLOCK_N)
+    t = gl.program_id(0)
+    i, before, first, size = first_segment(groups_ptr, M, MODE)
+    i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
+    row, _, valid, tile_n, matrix = place(t, i, before, first, size, groups_ptr, G, tiles_n, MODE, GROUP, BLOCK_M)
+    b_row, scale_row, scale_col, b_scale_row = _sources(row, first, i, tile_n, matrix, N, K, MODE, BLOCK_N)
     steps = _k_steps(K, valid, KSPLIT)
+    boxes = _boxes(valid, BOX_M, BOXES)
     at_k = _first_step(tile_n, steps, ROTATE)
     if EARLY == 1:
         _after_previous()
@@ -123,76 +152,66 @@ def _fill_ahead(
         k = at_k + s * PAIR
         if ROTATE:
             k = gl.where(k >= steps, k - steps, k)
-        _fill_b(b_desc, b_scale_desc, b_ring, b_scale_ring, full, s, k, b_row, b_scale_row, K, PAIR, BLOCK_N, BOX_M)
+        _expect(full, s, boxes, PAIR, BLOCK_N, BOX_M, BOXES)
+        _fill_b(b_desc, b_scale_desc, b_ring, b_scale_ring, full, s, k, b_row, b_scale_row, K, PAIR)
         if EARLY < 2:
-            _fill_a(a_desc, a_scale_desc, a_ring, a_scale_ring, full, s, k, row, scale_row, scale_col, K, PAIR, BOX_M)
+            _fill_a(
+                a_desc, a_scale_desc, a_ring, a_scale_ring, full, s, boxes, k, row, scale_row, scale_col, K, PAIR, BOX_M, BOXES
+            )  # fmt: skip
     if EARLY == 2:
         _after_previous()
         for s in gl.static_range(AHEAD):
             k = at_k + s * PAIR
             if ROTATE:
                 k = gl.where(k >= steps, k - steps, k)
-            _fill_a(a_desc, a_scale_desc, a_ring, a_scale_ring, full, s, k, row, scale_row, scale_col, K, PAIR, BOX_M)
+            _fill_a(
+                a_desc, a_scale_desc, a_ring, a_scale_ring, full, s, boxes, k, row, scale_row, scale_col, K, PAIR, BOX_M, BOXES
+            )  # fmt: skip
 
 
 @gluon.jit
 def _producer(
     a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, full, empty,
     MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr, ROTATE: gl.constexpr,
-    STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, AHEAD: gl.constexpr,
+    STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, BOXES: gl.constexpr, AHEAD: gl.constexpr,
     EARLY: gl.constexpr,
 ):  # fmt: skip
     """One warp: operands and scales of every step of every tile, by TMA. Of the first tile AHEAD stages are asked for already."""
     if EARLY == 2:
         _fill_ahead(
             a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, full,
-            MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE, BLOCK_M, BLOCK_N, BOX_M, AHEAD, EARLY,
+            MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE, BLOCK_M, BLOCK_N, BOX_M, BOXES, AHEAD, EARLY,
         )  # fmt: skip
     tiles_n = gl.cdiv(N, BLOCK_N)
     stage = AHEAD % (STAGES // PAIR)
     phase = 1 - AHEAD // (STAGES // PAIR)
     begin = AHEAD * PAIR
-    tiles_m = row_tiles(groups_ptr, M, MODE, BLOCK_M)
-    tiles = tile_count(tiles_m, tiles_n, G, MODE)
     t = gl.program_id(0)
-    row, _, valid, tile_n, matrix, scale_row, scale_col = place(
-        t, tiles_m, tiles_n, groups_ptr, G, M, gl.cdiv(K, STEP), MODE, SINGLE, GROUP, BLOCK_M
-    )
-    while t < tiles:
-        b_row, b_scale_row = _rows_of_b(tile_n, matrix, N, BLOCK_N)
+    i, before, first, size = first_segment(groups_ptr, M, MODE)
+    i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
+    while i < segment_end(G, MODE):
+        row, _, valid, tile_n, matrix = place(t, i, before, first, size, groups_ptr, G, tiles_n, MODE, GROUP, BLOCK_M)
+        b_row, scale_row, scale_col, b_scale_row = _sources(row, first, i, tile_n, matrix, N, K, MODE, BLOCK_N)
         steps = _k_steps(K, valid, KSPLIT)
+        boxes = _boxes(valid, BOX_M, BOXES)
         at_k = _first_step(tile_n, steps, ROTATE) + begin
         if ROTATE:
             at_k = gl.where(at_k >= steps, at_k - steps, at_k)
         for _ in range(begin, steps, PAIR):
             mbarrier.wait(empty.index(stage), phase)
-            _fill_b(
-                b_desc,
-                b_scale_desc,
-                b_ring,
-                b_scale_ring,
-                full,
-                stage,
-                at_k,
-                b_row,
-                b_scale_row,
-                K,
-                PAIR,
-                BLOCK_N,
-                BOX_M,
-            )
+            _expect(full, stage, boxes, PAIR, BLOCK_N, BOX_M, BOXES)
             _fill_a(
-                a_desc, a_scale_desc, a_ring, a_scale_ring, full, stage, at_k, row, scale_row, scale_col, K, PAIR, BOX_M
-            )
+                a_desc, a_scale_desc, a_ring, a_scale_ring, full, stage, boxes, at_k, row, scale_row, scale_col, K, PAIR, BOX_M,
+                BOXES,
+            )  # fmt: skip
+            _fill_b(b_desc, b_scale_desc, b_ring, b_scale_ring, full, stage, at_k, b_row, b_scale_row, K, PAIR)
             at_k += PAIR
             if ROTATE:
                 at_k = gl.where(at_k >= steps, 0, at_k)
             stage, phase = _forward(stage, phase, 1, STAGES // PAIR)
         begin = 0
         t += gl.num_programs(0)
-        row, _, valid, tile_n, matrix, scale_row, scale_col = place(
-            t, tiles_m, tiles_n, groups_ptr, G, M, gl.cdiv(K, STEP), MODE, SINGLE, GROUP, BLOCK_M
-        )
+        i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
 
 
 @gluon.jit
@@ -300,16 +319,11 @@ def _consumer(
     summed = 0
     part = gl.zeros([ROWS, BLOCK_N], gl.float32, LAYOUT)
     next_part = gl.zeros([ROWS, BLOCK_N], gl.float32, LAYOUT)
-    tiles_m = row_tiles(groups_ptr, M, MODE, BLOCK_M)
-    tiles = tile_count(tiles_m, tiles_n, G, MODE)
     t = gl.program_id(0)
-    row, bound, valid, tile_n, _, _, _ = place(t, tiles_m, tiles_n, groups_ptr, G, M, 0, MODE, SINGLE, GROUP, BLOCK_M)
-    while t < tiles:
-        next_t = t + gl.num_programs(0)
-        # asked for now, needed after this tile
-        next_row, next_bound, next_valid, next_tile_n, _, _, _ = place(
-            next_t, tiles_m, tiles_n, groups_ptr, G, M, 0, MODE, SINGLE, GROUP, BLOCK_M
-        )
+    i, before, first, size = first_segment(groups_ptr, M, MODE)
+    i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
+    while i < segment_end(G, MODE):
+        row, bound, valid, tile_n, _ = place(t, i, before, first, size, groups_ptr, G, tiles_n, MODE, GROUP, BLOCK_M)
         acc = gl.zeros([ROWS, BLOCK_N], gl.float32, LAYOUT)
         steps = _k_steps(K, valid, KSPLIT)
         slot = (done + START) % STAGES
@@ -332,7 +346,8 @@ def _consumer(
                 acc = gl.where((local < valid)[:, None], acc, 0.0)
             kept = gl.minimum(gl.maximum(bound - ROW, 0), ROWS)
             _write(acc, out_desc, out_tiles.index(ME), row + ROW, tile_n * BLOCK_N, kept, BLOCK_N)
-        t, row, bound, valid, tile_n = next_t, next_row, next_bound, next_valid, next_tile_n
+        t += gl.num_programs(0)
+        i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
     tma.store_wait(0)
 
 
@@ -340,8 +355,8 @@ def _consumer(
 def matmul_fp8_hopper_kernel(
     a_desc, a_scale_desc, b_desc, b_scale_desc, out_desc, groups_ptr, G, M, N, K,
     MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr, ROTATE: gl.constexpr,
-    STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, WARPGROUPS: gl.constexpr, EARLY: gl.constexpr,
-    AHEAD: gl.constexpr,
+    STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, BOXES: gl.constexpr,
+    WARPGROUPS: gl.constexpr, EARLY: gl.constexpr, AHEAD: gl.constexpr,
 ):  # fmt: skip
     """out = a @ b.T in tiles of BLOCK_M x BLOCK_N; as many programs as fit the GPU at once walk all of them."""
     UNIT: gl.constexpr = 4 if KSPLIT == 2 else PAIR
@@ -368,7 +383,7 @@ def matmul_fp8_hopper_kernel(
         fence_async_shared()
         _fill_ahead(
             a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, full,
-            MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE, BLOCK_M, BLOCK_N, BOX_M, AHEAD, EARLY,
+            MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE, BLOCK_M, BLOCK_N, BOX_M, BOXES, AHEAD, EARLY,
         )  # fmt: skip
     for s in gl.static_range(SOONER, STAGES // PAIR):
         mbarrier.init(full.index(s), 1)
@@ -389,7 +404,7 @@ def matmul_fp8_hopper_kernel(
                          turn, MODE, SINGLE, GROUP, KSPLIT, PAIR, STAGES, BLOCK_M, BLOCK_N, 0)),
             (_producer, (a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring,
                          b_scale_ring, full, empty, MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE,
-                         STAGES, BLOCK_M, BLOCK_N, BOX_M, AHEAD, EARLY)),
+                         STAGES, BLOCK_M, BLOCK_N, BOX_M, BOXES, AHEAD, EARLY)),
         ], [1], [24])  # fmt: skip
     else:
         gl.warp_specialize([
@@ -399,5 +414,5 @@ def matmul_fp8_hopper_kernel(
                          turn, MODE, SINGLE, GROUP, KSPLIT, PAIR, STAGES, BLOCK_M, BLOCK_N, 1)),
             (_producer, (a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring,
                          b_scale_ring, full, empty, MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE,
-                         STAGES, BLOCK_M, BLOCK_N, BOX_M, AHEAD, EARLY)),
+                         STAGES, BLOCK_M, BLOCK_N, BOX_M, BOXES, AHEAD, EARLY)),
         ], [4, 1], [240, 24])  # fmt: skip

@@ -1,7 +1,8 @@
 """Which tile of the output comes next: every warp role of a program walks the same list, so that none has to tell the others.
 
-Dense and batched products: matrices of the same size, one after the other. Masked ones: of each, only the first rows hold data.
-Ragged groups: the row tiles that `tritonfp4.kernels.hopper.ragged` has listed.
+Rows lie in segments. Dense and batched products: one segment a matrix, all of the same size. Ragged groups: segment 0 holds the
+rows before the first group, segment G + 1 those behind the last; both are stored as zeros. Group offsets are read on the
+device and clamped to the operand, so bad ones give wrong rows, never foreign memory.
 """
 
 from triton.experimental import gluon
@@ -19,54 +20,75 @@ def in_bands(t, tiles_m, tiles_n, GROUP: gl.constexpr):
         return 0, t
     band = GROUP * tiles_n
     first = t // band * GROUP
-    rows = gl.maximum(gl.minimum(tiles_m - first, GROUP), 1)  # a tile behind the last one is asked about, too
+    rows = gl.minimum(tiles_m - first, GROUP)
     rest = t % band
     return first + rest % rows, rest // rows
 
 
 @gluon.jit
-def row_tiles(groups_ptr, M, MODE: gl.constexpr, BLOCK_M: gl.constexpr):
-    """Row tiles that are walked together: those of one matrix, or all of them."""
+def aligned_start(first, i):
+    """Column where `spread_scales` puts the scales of segment i, which begins at row `first`: TMA starts at 16 bytes."""
+    return (first + 3 * i) // 4 * 4
+
+
+@gluon.jit
+def first_segment(groups_ptr, M, MODE: gl.constexpr):
+    """State of the walk: segment, tiles before it, its first row, its rows."""
     if MODE == INDPTR:
-        return gl.load(groups_ptr)
+        size = gl.minimum(gl.maximum(gl.load(groups_ptr), 0), M)
     else:
-        return gl.cdiv(M, BLOCK_M)
+        size = M
+    return 0, 0, 0, size
+
+
+@gluon.jit
+def to_tile(
+    t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE: gl.constexpr, SINGLE: gl.constexpr, BLOCK_M: gl.constexpr
+):  # fmt: skip
+    """Move the state of the walk to the segment of tile t; behind the last tile the segment is past the last one."""
+    if MODE == INDPTR:
+        count = (size + BLOCK_M - 1) // BLOCK_M * tiles_n
+        while (t >= before + count) & (i <= G + 1):
+            before += count
+            i += 1
+            first += size
+            end = gl.load(groups_ptr + i, mask=i <= G, other=0)
+            end = gl.minimum(gl.maximum(gl.where(i <= G, end, M), first), M)
+            size = gl.where(i <= G + 1, end - first, 0)
+            count = (size + BLOCK_M - 1) // BLOCK_M * tiles_n
+    else:
+        count = (M + BLOCK_M - 1) // BLOCK_M * tiles_n
+        if SINGLE:
+            i = gl.where(t < count, 0, 1)
+        else:
+            i = t // count
+        before = i * count
+        first = i * M
+    return i, before, first, size
+
+
+@gluon.jit
+def segment_end(G, MODE: gl.constexpr):
+    """Number of segments."""
+    if MODE == INDPTR:
+        return G + 2
+    else:
+        return G
 
 
 @gluon.jit
 def place(
-    t, tiles_m, tiles_n, groups_ptr, G, M, K_BLOCKS, MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, BLOCK_M: gl.constexpr
+    t, i, before, first, size, groups_ptr, G, tiles_n, MODE: gl.constexpr, GROUP: gl.constexpr, BLOCK_M: gl.constexpr
 ):  # fmt: skip
-    """Tile t -> row of the operand, rows stored, rows that hold data, column tile, matrix of b, row and column of the scales
-    of a. A tile behind the last one has no rows."""
+    """Tile t of segment i -> row of the operand, rows stored, rows that hold data, column tile, matrix of b."""
+    tile_m, tile_n = in_bands(t - before, (size + BLOCK_M - 1) // BLOCK_M, tiles_n, GROUP)
+    valid = size
+    matrix = i
+    if MODE == MASKED:
+        valid = gl.minimum(gl.maximum(gl.load(groups_ptr + i), 0), size)
     if MODE == INDPTR:
-        tile_m, tile_n = in_bands(t, tiles_m, tiles_n, GROUP)
-        entry = groups_ptr + 4 + 4 * tile_m
-        there = t < tiles_m * tiles_n
-        row = gl.load(entry, mask=there, other=0)
-        stored = gl.load(entry + 1, mask=there, other=0)
-        matrix = gl.load(entry + 2, mask=there, other=0)
-        scale_col = gl.load(entry + 3, mask=there, other=0)
-        valid = gl.where(matrix < 0, 0, stored)
-        # ragged groups share one array of scales
-        return row, stored, valid, tile_n, gl.maximum(matrix, 0), 0, scale_col
-    else:
-        i = 0
-        if not SINGLE:
-            i = t // (tiles_m * tiles_n)
-            t -= i * tiles_m * tiles_n
-        tile_m, tile_n = in_bands(t, tiles_m, tiles_n, GROUP)
-        valid = M
-        if MODE == MASKED:
-            valid = gl.minimum(gl.maximum(gl.load(groups_ptr + i, mask=i < G, other=0), 0), M)
-        local = tile_m * BLOCK_M
-        return i * M + local, M - local, gl.maximum(valid - local, 0), tile_n, i, i * K_BLOCKS, local
-
-
-@gluon.jit
-def tile_count(tiles_m, tiles_n, G, MODE: gl.constexpr):
-    """Tiles of the whole product."""
-    if MODE == INDPTR:
-        return tiles_m * tiles_n
-    else:
-        return tiles_m * tiles_n * G
+        inside = (i >= 1) & (i <= G)
+        valid = gl.where(inside, size, 0)
+        matrix = gl.where(inside, i - 1, 0)
+    local = tile_m * BLOCK_M
+    return first + local, size - local, gl.maximum(valid - local, 0), tile_n, matrix
