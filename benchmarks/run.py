@@ -2,63 +2,26 @@
 
     python -m benchmarks.run fp8_dense fp8_grouped --out benchmarks/results/h200 [--m 1 4096] [--nk 4096,7168] [--peers deep_gemm]
 
-Random inputs, every call replayed as a CUDA graph (device time, not host time), L2 flushed before every replay, the
-implementations of one case interleaved over several rounds, medians.
+Random inputs, every call replayed as a CUDA graph (device time, not host time), L2 flushed before every replay (`--flush`: see
+`timing.py`), the implementations of one case taking turns, medians.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import triton
 
-from benchmarks.case import Call, Wants
+from benchmarks.case import Wants
 from benchmarks.fp8 import COPY
-from benchmarks.peers import left_out
 from benchmarks.registry import OPS, Case
+from benchmarks.timing import FLUSHES, measure
 
 COLUMNS = ["op", "m", "n", "k", "groups", "impl", "median_us", "tflops", "gbps", "device", "torch", "triton"]
-ROUNDS = 3
-#: Milliseconds of one round: hundreds of samples of a short call, 10 of one that takes 3 ms.
-WARMUP, REP = 10, 30
-
-
-def captured(name: str, call: Call) -> Callable[[], object]:
-    """The call as a CUDA graph, so that no implementation waits for its host code; the call itself where it has none."""
-    if name == "copy":  # in a graph a large copy goes to a copy engine, at two thirds of the rate
-        return call
-    for _ in range(3):
-        call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            result = call()
-    except RuntimeError as error:
-        left_out(f"the CUDA graph of {name}", f"{str(error).splitlines()[0]}; timed as eager calls")
-        return call
-    if isinstance(result, torch.Tensor):  # a launch on another stream would leave the graph empty
-        result.zero_()
-        graph.replay()
-        if not result.any():
-            left_out(f"the CUDA graph of {name}", "its replay computes nothing; timed as eager calls")
-            return call
-    return graph.replay
-
-
-def measure(calls: dict[str, Call]) -> dict[str, float]:
-    """Median microseconds of each call; rounds interleave the calls so that clock drift meets all of them."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    replays = {name: captured(name, call) for name, call in calls.items()}
-    for _ in range(ROUNDS):
-        for name, replay in replays.items():
-            times[name].append(1e3 * triton.testing.do_bench(replay, warmup=WARMUP, rep=REP, return_mode="median"))
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def machine() -> dict[str, str]:
@@ -118,6 +81,7 @@ def main() -> None:
     """Command line."""
     parser = arguments(str(__doc__))
     parser.add_argument("--out", type=Path, required=True, help="folder of the CSV files")
+    parser.add_argument("--flush", choices=FLUSHES, default=FLUSHES[0], help="what L2 holds when a call begins")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     wants = wanted(args.peers)
@@ -126,7 +90,7 @@ def main() -> None:
         for case in chosen(op, args.m, args.nk):
             torch.manual_seed(0)
             calls = {name: call for name, call in OPS[op][1](case, wants).items() if wants(name)}
-            medians = measure(calls)
+            medians = measure(calls, args.flush)
             table += rows(case, medians)
             print(f"{case.name} " + "  ".join(f"{k} {v:.1f}" for k, v in medians.items()), flush=True)
         write(args.out / f"{op}.csv", table)

@@ -136,7 +136,7 @@ def test_warming_reports_differences_and_failures(fake_peers, monkeypatch):
 
 def test_a_run_writes_a_file_that_the_comparison_reads(fake_peers, monkeypatch, tmp_path):
     monkeypatch.setitem(OPS, "fp8_dense", ([Case("fp8_dense", 4, 128, 128, 1, 1e6, 1e3)], OPS["fp8_dense"][1]))
-    monkeypatch.setattr(run, "measure", lambda calls: {name: 2.0 + index for index, name in enumerate(calls)})
+    monkeypatch.setattr(run, "measure", lambda calls, flush: {name: 2.0 + index for index, name in enumerate(calls)})
     monkeypatch.setattr(run, "machine", lambda: {"device": "x", "torch": "2", "triton": "3"})
     monkeypatch.setattr("sys.argv", ["run", "fp8_dense", "--peers", "deep_gemm", "--out", str(tmp_path / "new")])
     run.main()

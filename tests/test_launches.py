@@ -107,24 +107,48 @@ def operands(mode, m, n, k, padding, dtype):
     return left, fp8_operand(b, b_scale, 128), torch.zeros(9, dtype=torch.int32), out
 
 
-def test_equal_keys_of_the_hopper_kernel_mean_equal_kernels(monkeypatch):
-    """What Triton itself tells kernels apart by, against the launcher's key."""
-    hopper = pytest.importorskip("tritonfp4.kernels.hopper.launch")
+def kinds_of_launches(kernel, seen):
+    """A stand-in for `Launches` that appends the key of a launch and what Triton itself tells kernels apart by."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler.compiler import make_backend
-    from triton.runtime.jit import create_function_from_signature
+    from triton.runtime.jit import JITFunction, create_function_from_signature
 
-    kernel = hopper.matmul_fp8_hopper_kernel
+    if not hasattr(kernel, "signature"):  # this process interprets it
+        kernel = JITFunction(kernel.fn, do_not_specialize=kernel.kwargs["do_not_specialize"])
     binder = create_function_from_signature(kernel.signature, kernel.params, make_backend(GPUTarget("cuda", 90, 32)))
-    found, seen = {}, []
 
     def spy(key, device, programs, args, **options):
         _, specialization, rest = binder(*args, **options)
         constants = [arg for arg, kind in zip(args, specialization, strict=True) if kind[0] == "constexpr"]
         seen.append((key, str((specialization, constants, rest))))
 
+    return spy
+
+
+def test_equal_keys_of_ragged_groups_mean_equal_kernels(monkeypatch):
+    ragged = pytest.importorskip("tritonfp4.kernels.hopper.ragged")
+    found, seen = {}, []
+    monkeypatch.setattr(ragged, "_launch", kinds_of_launches(ragged.prepare_ragged_kernel, seen))
+    for rows, blocks, count, dtype in itertools.product(
+        (1, 2, 15, 16, 33), (1, 2, 16, 17), (1, 2, 16), (torch.int32, torch.int64)
+    ):
+        memory, offsets = torch.rand(64, 64), torch.zeros(count + 2, dtype=dtype)
+        views = (memory[:rows, :blocks], memory[:blocks, :rows].t(), memory[1 : 1 + rows, 1 : 1 + blocks])
+        for scales, at, block_m in itertools.product(views, (0, 1), (64, 128)):
+            ragged.prepare_ragged(scales, offsets[at : at + count + 1], block_m)
+            key, kind = seen.pop()
+            assert found.setdefault(key, kind) == kind
+    assert 1 < len(set(found.values())) <= len(found)
+
+
+def test_equal_keys_of_the_hopper_kernel_mean_equal_kernels(monkeypatch):
+    hopper = pytest.importorskip("tritonfp4.kernels.hopper.launch")
+    found, seen = {}, []
+    spy = kinds_of_launches(hopper.matmul_fp8_hopper_kernel, seen)
     monkeypatch.setattr(hopper, "_launch", spy)
-    monkeypatch.setattr(hopper, "spread_scales", lambda scales, groups: scales.new_zeros(scales.shape[1], 64))
+    monkeypatch.setattr(
+        hopper, "prepare_ragged", lambda scales, groups, *room: (scales.new_zeros(scales.shape[1], 64), groups)
+    )
     configs = [Config("hopper", 64, 128, n, w, 8, pair=2) for n in (16, 64) for w in (8, 12)]
     configs.append(Config("hopper", 128, 128, 128, 12, 5, 8))
     shapes = itertools.product(

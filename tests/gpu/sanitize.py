@@ -29,12 +29,14 @@ def tile(m: int, n: int, warpgroups: int, stages: int, pair: int) -> Config:
 #: name -> problem, mode, config. Scales of "MN" problems and of masked ones are read as they are, all others copied.
 LAUNCHES = {
     "large tiles": (C.groupwise(200, 136, 1040, "MN"), "batch", tile(128, 128, 2, 5, 1)),
+    "wide tiles": (C.groupwise(200, 264, 1040, "MN"), "batch", tile(128, 256, 2, 4, 1)),
     "large tiles, scales copied": (C.groupwise(129, 72, 400, "K"), "batch", tile(128, 64, 2, 6, 2)),
     "small tiles": (C.groupwise(17, 136, 1040, "MN"), "batch", tile(64, 64, 1, 6, 2)),
     "split K": (C.groupwise(5, 72, 1936, "MN"), "batch", tile(64, 16, 2, 8, 2)),
     "batch": (C.masked((20, 20), 20, 72, 272), "batch", tile(64, 32, 1, 5, 1)),
     "masked": (C.masked((3, 0, 70), 70, 72, 272), "masked", tile(64, 64, 1, 6, 2)),
     "ragged": (C.group_fp8((3, 0, 130, 1), 72, 272, "K"), "indptr", tile(128, 128, 2, 5, 1)),
+    "ragged, wide": (C.group_fp8((3, 0, 130, 1), 264, 272, "K"), "indptr", tile(128, 256, 2, 4, 1)),
     "ragged, small": (C.group_fp8((3, 0, 20, 1), 72, 272, "K"), "indptr", tile(64, 128, 1, 6, 2)),
 }
 

@@ -25,8 +25,8 @@ H200 = target_info(90)
 def tiles():
     """Every tile with the largest legal number of stages up to 8, odd ones where the ring may be odd."""
     problem = Problem("matmul", 128, 128, 128, "fp8_1x128", "fp8_128x128", H200, True)
-    for (m, groups), n, pair in itertools.product(((64, 1), (64, 2), (128, 2)), (16, 32, 64, 128), (1, 2, 4)):
-        stages = (8, 4) if (m, groups) == (64, 2) or pair == 4 else (7, 5) if pair == 1 else (6, 4)
+    for (m, groups), n, pair in itertools.product(((64, 1), (64, 2), (128, 2)), (16, 32, 64, 128, 256), (1, 2)):
+        stages = (8, 4) if (m, groups) == (64, 2) else (7, 5, 4) if pair == 1 else (6, 4)
         configs = [Config("hopper", m, 128, n, 4 * (groups + 1), s, 8, pair=pair) for s in stages]
         yield from [config for config in configs if illegal(config, problem) is None][:1]
 
@@ -55,8 +55,14 @@ def test_every_tile(name):
 
 @pytest.mark.parametrize("name", list(CONFIGS)[::2])
 def test_every_tile_for_ragged_groups(name):
-    for sizes, before, after in ((C.RAGGED, 5, 9), ((300, 0, 100, 7), 0, 0), ((1,) * 70, 0, 3)):
+    for sizes, before, after in ((C.RAGGED, 5, 9), ((300, 0, 100, 7), 0, 0), ((1,) * 70, 0, 3), ((129, 40) * 9, 1, 0)):
         launch(C.group_fp8(sizes, 264, 528, "K", before=before, after=after), CONFIGS[name], "indptr")
+
+
+@pytest.mark.parametrize("block_m", [64, 128])
+def test_more_row_tiles_than_are_listed_in_shared_memory(block_m):
+    config = Config("hopper", block_m, 128, 64, 4 * (block_m // 64 + 1), 4, 8, pair=2)
+    launch(C.group_fp8((1, 0, 2) * 400, 72, 144, "K", before=3, after=2), config, "indptr")
 
 
 @pytest.mark.parametrize("name", list(CONFIGS)[1::2])

@@ -8,17 +8,20 @@ from tritonfp4.layouts import ceil_div
 
 #: Bytes of weights that must be on their way at once to keep memory busy.
 BYTES_IN_FLIGHT = 7_000_000
-#: Time of a 128 x 64 tile in that of a 128 x 128 one.
-NARROW_TILE = 0.7
+#: Time of a 128 x 64 and of a 128 x 256 tile in that of a 128 x 128 one.
+NARROW_TILE, WIDE_TILE = 0.7, 1.9
+#: K, and for groups the mean rows, from which 256 columns pay: their four quarters are written one after the other.
+WIDE_FROM_K, WIDE_FROM_ROWS = 4096, 1024
 
 
-def _config(m: int, n: int, warpgroups: int, stages: int, shared: int) -> Config:
+def _config(m: int, n: int, warpgroups: int, stages: int, problem: Problem) -> Config:
     """As many stages as asked for, or as fit."""
+    shared, grouped = problem.device.arch.shared_bytes, problem.op == "grouped"
     while stages > 4:
         pair = 1 if (m, n) == (128, 128) else 2
         unit = 4 if m == 64 and warpgroups == 2 else pair
         config = Config("hopper", m, 128, n, 4 * (warpgroups + 1), stages // unit * unit, 8, pair=pair)
-        if hopper_bytes(config) <= shared:
+        if hopper_bytes(config, grouped) <= shared:
             return config
         stages -= 1
     return Config("hopper", m, 128, n, 4 * (warpgroups + 1), 4, 8, pair=2)
@@ -26,20 +29,34 @@ def _config(m: int, n: int, warpgroups: int, stages: int, shared: int) -> Config
 
 def hopper(problem: Problem) -> list[Config]:
     """The config for (M, N); for grouped products M is the mean rows of a group."""
-    sms, shared = problem.device.sm_count, problem.device.arch.shared_bytes
-    m, n = problem.m, problem.n
+    sms, m, n = problem.device.sm_count, problem.m, problem.n
     grouped = problem.op == "grouped"
     if m > 128 or (grouped and m > 64):
-        wide = ceil_div(ceil_div(m, 128) * ceil_div(n, 128), sms)
-        narrow = ceil_div(ceil_div(m, 128) * ceil_div(n, 64), sms) * NARROW_TILE
-        return [_config(128, 64, 2, 8, shared) if narrow < wide and not grouped else _config(128, 128, 2, 5, shared)]
+        return [_many_rows(problem)]
     rows = ceil_div(m, 64)
     if grouped:  # there are more tiles than one matrix has
-        return [_config(64, 128 if n >= 1024 else 64, 1, 8, shared)]
+        return [_config(64, 128 if n >= 1024 else 64, 1, 8, problem)]
     if m > 64:
         block = 128 if rows * ceil_div(n, 128) >= 0.75 * sms else 64 if rows * ceil_div(n, 64) >= 0.75 * sms else 32
-        return [_config(64, block, 1, 24, shared)]
+        return [_config(64, block, 1, 24, problem)]
     if ceil_div(n, 64) >= 0.45 * sms:
         tiles = min(ceil_div(n, 64), sms)
-        return [_config(64, 64, 1, max(8, ceil_div(BYTES_IN_FLIGHT, tiles * 64 * 128)), shared)]
-    return [_config(64, 16 if m > 8 and ceil_div(n, 16) <= sms else 32, 2, 24, shared)]
+        return [_config(64, 64, 1, max(8, ceil_div(BYTES_IN_FLIGHT, tiles * 64 * 128)), problem)]
+    return [_config(64, 16 if m > 8 and ceil_div(n, 16) <= sms else 32, 2, 24, problem)]
+
+
+def _many_rows(problem: Problem) -> Config:
+    """128 rows and as many columns as the time of all waves of tiles asks for; how many tiles groups have is not known."""
+
+    wide, narrow = Config("hopper", 128, 128, 256, 12, 4, 8), _config(128, 64, 2, 8, problem)
+    if problem.op == "grouped":
+        use_wide = problem.m >= WIDE_FROM_ROWS and problem.n % 256 == 0 and problem.k >= WIDE_FROM_K
+        return wide if use_wide else _config(128, 128, 2, 5, problem)
+    rows, sms = ceil_div(problem.m, 128), problem.device.sm_count
+    costs = [
+        (ceil_div(rows * ceil_div(problem.n, 128), sms), _config(128, 128, 2, 5, problem)),
+        (ceil_div(rows * ceil_div(problem.n, 64), sms) * NARROW_TILE, narrow),
+    ]
+    if problem.k >= WIDE_FROM_K:
+        costs.append((ceil_div(rows * ceil_div(problem.n, 256), sms) * WIDE_TILE, wide))
+    return min(costs, key=lambda cost: cost[0])[1]

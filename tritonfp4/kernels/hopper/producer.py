@@ -1,0 +1,189 @@
+"""The warp of the Hopper kernel that loads: operands and their scales, by TMA, into a ring of shared memory."""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
+
+from tritonfp4.kernels.hopper.tiles import place, row_tiles, tile_count
+
+# A name that changes with Triton: 3.9 drops the older one.
+_load = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
+
+#: Elements along K of a stage.
+STEP = gl.constexpr(128)
+
+
+@gluon.jit
+def after_previous():
+    """Wait until the kernel before this one is done: launched early, this one has set itself up by then."""
+    gl.inline_asm_elementwise("griddepcontrol.wait; // $0", "=r", [], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def forward(stage, phase, n: gl.constexpr, STAGES: gl.constexpr):
+    """n stages on in the ring; the phase flips on the way round."""
+    stage += n
+    over = stage >= STAGES
+    return gl.where(over, stage - STAGES, stage), gl.where(over, phase ^ 1, phase)
+
+
+@gluon.jit
+def k_steps(K, rows, KSPLIT: gl.constexpr):
+    """Steps along K of a tile; none for a tile without data. As many pairs for each warpgroup that shares K: what lies behind
+    K is read as zeros. So every slot of the ring always belongs to the same warpgroup, which a barrier's parity needs."""
+    UNIT: gl.constexpr = 2 * KSPLIT
+    return gl.where(rows > 0, gl.cdiv(K, UNIT * STEP) * UNIT, 0)
+
+
+@gluon.jit
+def _rows_of_b(tile_n, matrix, N, BLOCK_N: gl.constexpr):
+    """Where a tile's b begins, and its scales."""
+    return matrix * N + tile_n * BLOCK_N, matrix * gl.cdiv(N, STEP) + tile_n * BLOCK_N // STEP
+
+
+@gluon.jit
+def _first_step(tile_n, steps, ROTATE: gl.constexpr):
+    """Where a tile starts along K. ROTATE: every column of tiles elsewhere, by fours, as scales of b come in fours."""
+    if ROTATE:
+        return tile_n % (gl.maximum(steps, 4) // 4) * 4
+    else:
+        return 0
+
+
+@gluon.jit
+def _boxes(rows, BOX_M: gl.constexpr, BOXES: gl.constexpr):
+    """Boxes of a that hold the rows with data."""
+    return gl.minimum(gl.cdiv(rows, BOX_M), BOXES)
+
+
+@gluon.jit
+def _expect(full, stage, boxes, PAIR: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, BOXES: gl.constexpr):
+    """Tell a stage's barrier how many bytes will come."""
+    OTHERS: gl.constexpr = BLOCK_N * STEP + max(BOX_M * BOXES, 4) * 4 + 16 * max(BLOCK_N // STEP, 1)
+    if BOXES == 1:
+        mbarrier.expect(full.index(stage), PAIR * (BOX_M * STEP + OTHERS))
+    else:
+        for n in gl.static_range(1, BOXES + 1):
+            mbarrier.expect(full.index(stage), PAIR * (n * BOX_M * STEP + OTHERS), pred=boxes == n)
+
+
+@gluon.jit
+def _fill_a(
+    a_desc, a_scale_desc, a_ring, a_scale_ring, full, stage, boxes, at_k, row, scale_row, scale_col, K,
+    PAIR: gl.constexpr, BOX_M: gl.constexpr, BOXES: gl.constexpr,
+):  # fmt: skip
+    """Ask TMA for the a of a stage's PAIR steps."""
+    bar = full.index(stage)
+    for j in gl.static_range(PAIR):
+        slot = stage * PAIR + j
+        # behind the last step of an odd number the elements are zeros: any finite scale will do
+        at = gl.minimum(at_k + j, gl.cdiv(K, STEP) - 1)
+        for n in gl.static_range(BOXES):
+            there = True if n == 0 else boxes > n
+            to = a_ring.index(slot).slice(n * BOX_M, BOX_M, dim=0)
+            _load(a_desc, [row + n * BOX_M, (at_k + j) * STEP], bar, to, pred=there)
+        to = a_scale_ring.index(slot).slice(0, max(BOX_M * BOXES, 4), dim=1)
+        _load(a_scale_desc, [scale_row + at, scale_col], bar, to)
+
+
+@gluon.jit
+def _fill_b(
+    b_desc, b_scale_desc, b_ring, b_scale_ring, full, stage, at_k, b_row, b_scale_row, K, PAIR: gl.constexpr,
+):  # fmt: skip
+    """Ask TMA for the b of a stage's PAIR steps."""
+    bar = full.index(stage)
+    for j in gl.static_range(PAIR):
+        slot = stage * PAIR + j
+        at = gl.minimum(at_k + j, gl.cdiv(K, STEP) - 1)
+        _load(b_desc, [b_row, (at_k + j) * STEP], bar, b_ring.index(slot))
+        _load(
+            b_scale_desc,
+            [b_scale_row, at // 4 * 4],
+            bar,
+            b_scale_ring.index(slot).slice(0, b_scale_desc.block_shape[0], dim=0),
+        )
+
+
+@gluon.jit
+def fill_ahead(
+    a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, plan, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, full,
+    MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr, ROTATE: gl.constexpr,
+    BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, BOXES: gl.constexpr, AHEAD: gl.constexpr, EARLY: gl.constexpr,
+    PLAN: gl.constexpr,
+):  # fmt: skip
+    """The first AHEAD stages of the first tile. EARLY = 2: what the kernel before this one makes is a, so b need not wait."""
+    tiles_n = gl.cdiv(N, BLOCK_N)
+    tiles_m = row_tiles(groups_ptr, plan, M, MODE, BLOCK_M, PLAN)
+    row, _, valid, tile_n, matrix, scale_row, scale_col = place(
+        gl.program_id(0), tiles_m, tiles_n, groups_ptr, plan, M, gl.cdiv(K, STEP), MODE, SINGLE, GROUP, BLOCK_M, PLAN
+    )
+    b_row, b_scale_row = _rows_of_b(tile_n, matrix, N, BLOCK_N)
+    steps = k_steps(K, valid, KSPLIT)
+    boxes = _boxes(valid, BOX_M, BOXES)
+    at_k = _first_step(tile_n, steps, ROTATE)
+    if EARLY == 1:
+        after_previous()
+    for s in gl.static_range(AHEAD):
+        k = at_k + s * PAIR
+        if ROTATE:
+            k = gl.where(k >= steps, k - steps, k)
+        _expect(full, s, boxes, PAIR, BLOCK_N, BOX_M, BOXES)
+        _fill_b(b_desc, b_scale_desc, b_ring, b_scale_ring, full, s, k, b_row, b_scale_row, K, PAIR)
+        if EARLY < 2:
+            _fill_a(
+                a_desc, a_scale_desc, a_ring, a_scale_ring, full, s, boxes, k, row, scale_row, scale_col, K, PAIR, BOX_M, BOXES
+            )  # fmt: skip
+    if EARLY == 2:
+        after_previous()
+        for s in gl.static_range(AHEAD):
+            k = at_k + s * PAIR
+            if ROTATE:
+                k = gl.where(k >= steps, k - steps, k)
+            _fill_a(
+                a_desc, a_scale_desc, a_ring, a_scale_ring, full, s, boxes, k, row, scale_row, scale_col, K, PAIR, BOX_M, BOXES
+            )  # fmt: skip
+
+
+@gluon.jit
+def producer(
+    a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, plan, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, full, empty,
+    MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr, ROTATE: gl.constexpr,
+    STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, BOXES: gl.constexpr, AHEAD: gl.constexpr,
+    EARLY: gl.constexpr, PLAN: gl.constexpr,
+):  # fmt: skip
+    """One warp: operands and scales of every step of every tile, by TMA. Of the first tile AHEAD stages are asked for already."""
+    if EARLY == 2:
+        fill_ahead(
+            a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, plan, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, full,
+            MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE, BLOCK_M, BLOCK_N, BOX_M, BOXES, AHEAD, EARLY, PLAN,
+        )  # fmt: skip
+    tiles_n = gl.cdiv(N, BLOCK_N)
+    stage = AHEAD % (STAGES // PAIR)
+    phase = 1 - AHEAD // (STAGES // PAIR)
+    begin = AHEAD * PAIR
+    tiles_m = row_tiles(groups_ptr, plan, M, MODE, BLOCK_M, PLAN)
+    for t in range(gl.program_id(0), tile_count(tiles_m, tiles_n, G, MODE), gl.num_programs(0)):
+        row, _, valid, tile_n, matrix, scale_row, scale_col = place(
+            t, tiles_m, tiles_n, groups_ptr, plan, M, gl.cdiv(K, STEP), MODE, SINGLE, GROUP, BLOCK_M, PLAN
+        )
+        b_row, b_scale_row = _rows_of_b(tile_n, matrix, N, BLOCK_N)
+        steps = k_steps(K, valid, KSPLIT)
+        boxes = _boxes(valid, BOX_M, BOXES)
+        at_k = _first_step(tile_n, steps, ROTATE) + begin
+        if ROTATE:
+            at_k = gl.where(at_k >= steps, at_k - steps, at_k)
+        for _ in range(begin, steps, PAIR):
+            mbarrier.wait(empty.index(stage), phase)
+            _expect(full, stage, boxes, PAIR, BLOCK_N, BOX_M, BOXES)
+            _fill_a(
+                a_desc, a_scale_desc, a_ring, a_scale_ring, full, stage, boxes, at_k, row, scale_row, scale_col, K, PAIR, BOX_M,
+                BOXES,
+            )  # fmt: skip
+            _fill_b(b_desc, b_scale_desc, b_ring, b_scale_ring, full, stage, at_k, b_row, b_scale_row, K, PAIR)
+            at_k += PAIR
+            if ROTATE:
+                at_k = gl.where(at_k >= steps, 0, at_k)
+            stage, phase = forward(stage, phase, 1, STAGES // PAIR)
+        begin = 0
