@@ -300,11 +300,12 @@ def test_every_column_of_every_listed_row_tile_is_met_once(walk, band):
 def test_every_program_meets_every_row_tile_of_a_band(walk):
     """Cut tiles and whole ones stand at even and odd places: a program must not see only one kind."""
     listed = [64, 0, 0, 0] + [number for i in range(64) for number in (i, 128, 0, 0)]
-    found = list(places(walk, listed, 5, 10**6, 32, 2, 8, 128))
-    for programs in (132, 128, 114):
-        for pid in range(programs):
-            rows = [place[0] % 8 for place in found[pid::programs]]
-            assert max(rows.count(row) for row in range(8)) <= len(rows) / 8 + 3
+    for tiles_n in (16, 32, 56):
+        found = [place[0] % 8 for place in places(walk, listed, 5, 10**6, tiles_n, 2, 8, 128)]
+        for programs, pid in ((programs, pid) for programs in (132, 128, 114, 78) for pid in range(programs)):
+            rows = found[pid::programs]
+            assert max(rows.count(row) for row in range(8)) < len(rows) / 8 + 2
+            assert abs(sum(row % 2 for row in rows) - len(rows) / 2) <= 0.08 * len(rows)
 
 
 @pytest.mark.parametrize("mode", [0, 1])

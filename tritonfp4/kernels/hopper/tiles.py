@@ -14,8 +14,8 @@ BATCH, MASKED, INDPTR = gl.constexpr(0), gl.constexpr(1), gl.constexpr(2)
 @gluon.jit
 def in_bands(t, tiles_m, tiles_n, GROUP: gl.constexpr, SKEW: gl.constexpr):
     """Tile number -> row tile, column tile. GROUP row tiles are walked together, so that L2 keeps what they share; 0: there
-    is one row tile, and nothing to divide. SKEW: every column, and every band, begins with another row tile, or a program,
-    whose tiles are as far apart as there are programs, would see only some of a band."""
+    is one row tile, and nothing to divide. SKEW: every band begins with another row tile, or a program, whose tiles are as
+    far apart as there are programs, would see only some of each."""
     if GROUP == 0:
         return 0, t
     band = GROUP * tiles_n
@@ -24,7 +24,7 @@ def in_bands(t, tiles_m, tiles_n, GROUP: gl.constexpr, SKEW: gl.constexpr):
     rest = t % band
     tile_n = rest // rows
     if SKEW:
-        rest += tile_n + t // band
+        rest += t // band
     return first + rest % rows, tile_n
 
 
