@@ -157,7 +157,7 @@ def test_every_shape_gets_a_legal_tile_that_the_kernel_has():
         asked = problem(m, n, k, op)
         config = select(asked)
         assert config.path == "hopper" and config == hopper(asked)[0], (asked, explain(asked))
-        assert hopper_bytes(config, op == "grouped") <= H200.arch.shared_bytes
+        assert hopper_bytes(config) <= H200.arch.shared_bytes
         warpgroups = config.num_warps // 4 - 1
         assert (config.block_m, warpgroups) in ((64, 1), (64, 2), (128, 2))
         split = 64 * warpgroups // config.block_m
@@ -255,9 +255,7 @@ def load(pointer, mask=True, other=0):
 
 
 #: The language of the walk, for Python numbers.
-NUMBERS = types.SimpleNamespace(
-    minimum=min, maximum=max, where=lambda c, x, y: x if c else y, load=load, cdiv=lambda x, y: -(-x // y)
-)
+NUMBERS = types.SimpleNamespace(minimum=min, maximum=max, where=lambda c, x, y: x if c else y, load=load)
 
 
 @pytest.fixture
@@ -265,47 +263,42 @@ def walk():
     """The walk's jit functions as functions of Python numbers."""
     tiles = pytest.importorskip("tritonfp4.kernels.hopper.tiles")
     scope = {"gl": NUMBERS, "BATCH": 0, "MASKED": 1, "INDPTR": 2}
-    for name in ("in_bands", "listed", "row_tiles", "tile_count", "place"):
+    for name in ("in_bands", "aligned_start", "first_segment", "to_tile", "segment_end", "place"):
         scope[name] = types.FunctionType(getattr(tiles, name).fn.__code__, scope)
     return types.SimpleNamespace(**scope)
 
 
-def places(walk, groups, count, rows, tiles_n, mode, band, block_m, k_blocks=3):
-    """What `place` says of every tile."""
+def places(walk, groups, count, rows, tiles_n, mode, band, block_m, programs):
+    """What `place` says of every tile that any of the programs meets."""
     pointer, single = Pointer(groups), count == 1
-    tiles_m = walk.row_tiles(pointer, None, rows, mode, block_m, 0)
-    for t in range(walk.tile_count(tiles_m, tiles_n, count, mode)):
-        yield walk.place(t, tiles_m, tiles_n, pointer, None, rows, k_blocks, mode, single, band, block_m, 0)
+    for pid in range(programs):
+        t, state = pid, walk.first_segment(pointer, rows, mode)
+        while True:
+            state = walk.to_tile(t, *state, pointer, count, rows, tiles_n, mode, single, block_m)
+            if state[0] >= walk.segment_end(count, mode):
+                break
+            yield walk.place(t, *state, pointer, count, tiles_n, mode, band, block_m)
+            t += programs
 
 
-@pytest.mark.parametrize("band", [1, 2, 8])
-def test_every_column_of_every_listed_row_tile_is_met_once(walk, band):
-    """Ragged groups: in bands of any height, whatever the order of the list; rows of no group without data."""
-    draw = random.Random(band)
-    for _ in range(80):
-        count, tiles_n = draw.randint(1, 30), draw.randint(1, 4)
-        plan = [(i, draw.randint(1, 300), draw.randint(-1, 5), draw.randint(0, 99)) for i in range(count)]
-        listed = [count, 0, 0, 0, *(number for entry in plan for number in entry)]
-        seen = set()
-        for row, stored, valid, tile_n, matrix, scale_row, column in places(
-            walk, listed, 5, 10**6, tiles_n, 2, band, 64
-        ):
-            assert (row, tile_n) not in seen and scale_row == 0
-            seen.add((row, tile_n))
-            _, want, owner, at = plan[row]
-            assert (stored, valid, matrix, column) == (want, 0 if owner < 0 else want, max(owner, 0), at)
-        assert seen == {(i, tile_n) for i in range(count) for tile_n in range(tiles_n)}
-
-
-def test_every_program_meets_every_row_tile_of_a_band(walk):
-    """Cut tiles and whole ones stand at even and odd places: a program must not see only one kind."""
-    listed = [64, 0, 0, 0] + [number for i in range(64) for number in (i, 128, 0, 0)]
-    for tiles_n in (16, 32, 56):
-        found = [place[0] % 8 for place in places(walk, listed, 5, 10**6, tiles_n, 2, 8, 128)]
-        for programs, pid in ((programs, pid) for programs in (132, 128, 114, 78) for pid in range(programs)):
-            rows = found[pid::programs]
-            assert max(rows.count(row) for row in range(8)) < len(rows) / 8 + 2
-            assert abs(sum(row % 2 for row in rows) - len(rows) / 2) <= 0.08 * len(rows)
+@pytest.mark.parametrize("block_m", [64, 128])
+@pytest.mark.parametrize("programs", [1, 7, 132])
+def test_every_row_and_column_tile_is_met_once(walk, programs, block_m):
+    """Ragged groups, with rows before and behind them, in the right matrix; rows of no group without data."""
+    draw = random.Random(programs + block_m)
+    for _ in range(40):
+        count, tiles_n, band = draw.randint(1, 9), draw.randint(1, 4), draw.choice((1, 2, 8))
+        sizes = [draw.choice((0, 1, 63, 64, 65, 128, 200)) for _ in range(count)]
+        before, after = draw.choice((0, 3, 150)), draw.choice((0, 2, 130))
+        groups = [before + sum(sizes[:g]) for g in range(count + 1)]
+        rows = before + sum(sizes) + after
+        owner = [-1] * before + [g for g, size in enumerate(sizes) for _ in range(size)] + [-1] * after
+        seen = {}
+        for row, bound, valid, tile_n, matrix in places(walk, groups, count, rows, tiles_n, 2, band, block_m, programs):
+            for r in range(row, row + min(bound, block_m)):
+                assert (r, tile_n) not in seen
+                seen[r, tile_n] = matrix if r - row < valid else -1
+        assert seen == {(r, tile_n): owner[r] for r in range(rows) for tile_n in range(tiles_n)}
 
 
 @pytest.mark.parametrize("mode", [0, 1])
@@ -313,9 +306,8 @@ def test_every_program_meets_every_row_tile_of_a_band(walk):
 def test_every_tile_of_every_matrix_is_met_once(walk, count, rows, band, mode):
     counts = [(-3, 40, 300, 7, 2**31 - 1)[g] for g in range(count)]
     seen = {}
-    for row, bound, valid, tile_n, matrix, scale_row, column in places(walk, counts, count, rows, 5, mode, band, 64):
+    for row, bound, valid, tile_n, matrix in places(walk, counts, count, rows, 5, mode, band, 64, 132):
         assert matrix * rows <= row and bound > 0
-        assert (scale_row, column) == (matrix * 3, row - matrix * rows)
         for r in range(row, row + min(bound, 64)):
             assert (r, tile_n) not in seen
             seen[r, tile_n] = matrix, r - row < valid
@@ -323,6 +315,28 @@ def test_every_tile_of_every_matrix_is_met_once(walk, count, rows, band, mode):
     assert seen == {
         (g * rows + r, tile_n): (g, r < data[g]) for g in range(count) for r in range(rows) for tile_n in range(5)
     }
+
+
+@pytest.mark.parametrize(
+    "groups", [[0, 9, 4, 23], [-5, 3, 9, 23], [0, 3, 500, 2**31 - 1], [2**31 - 1, -(2**31), 99, 7]]
+)
+def test_bad_offsets_stay_within_the_rows(walk, groups):
+    seen = set()
+    for row, bound, valid, _, matrix in places(walk, groups, 3, 23, 1, 2, 8, 64, 3):
+        assert 0 <= valid <= bound and row >= 0 and row + bound <= 23 and 0 <= matrix < 3
+        seen |= set(range(row, row + bound))
+    assert seen == set(range(23))  # no row is left as it was
+
+
+def test_segments_of_scales_begin_aligned_and_do_not_overlap(walk):
+    draw = random.Random(1)
+    for _ in range(300):
+        first = end = 0
+        for i in range(draw.randint(1, 40)):
+            start, size = walk.aligned_start(first, i), draw.choice((0, 1, 2, 3, 4, 5, 64, 131))
+            assert start % 4 == 0 and start >= end
+            first, end = first + size, start + size
+        assert end <= first + 3 * (i + 1)
 
 
 # ---- the launch ----

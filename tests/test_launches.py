@@ -126,16 +126,16 @@ def kinds_of_launches(kernel, seen):
 
 
 def test_equal_keys_of_ragged_groups_mean_equal_kernels(monkeypatch):
-    ragged = pytest.importorskip("tritonfp4.kernels.hopper.ragged")
+    scales_of_groups = pytest.importorskip("tritonfp4.kernels.hopper.scales")
     found, seen = {}, []
-    monkeypatch.setattr(ragged, "_launch", kinds_of_launches(ragged.prepare_ragged_kernel, seen))
+    monkeypatch.setattr(scales_of_groups, "_launch", kinds_of_launches(scales_of_groups.spread_scales_kernel, seen))
     for rows, blocks, count, dtype in itertools.product(
         (1, 2, 15, 16, 33), (1, 2, 16, 17), (1, 2, 16), (torch.int32, torch.int64)
     ):
         memory, offsets = torch.rand(64, 64), torch.zeros(count + 2, dtype=dtype)
         views = (memory[:rows, :blocks], memory[:blocks, :rows].t(), memory[1 : 1 + rows, 1 : 1 + blocks])
-        for scales, at, block_m in itertools.product(views, (0, 1), (64, 128)):
-            ragged.prepare_ragged(scales, offsets[at : at + count + 1], block_m)
+        for scales, at in itertools.product(views, (0, 1)):
+            scales_of_groups.spread_scales(scales, offsets[at : at + count + 1])
             key, kind = seen.pop()
             assert found.setdefault(key, kind) == kind
     assert 1 < len(set(found.values())) <= len(found)
@@ -146,9 +146,7 @@ def test_equal_keys_of_the_hopper_kernel_mean_equal_kernels(monkeypatch):
     found, seen = {}, []
     spy = kinds_of_launches(hopper.matmul_fp8_hopper_kernel, seen)
     monkeypatch.setattr(hopper, "_launch", spy)
-    monkeypatch.setattr(
-        hopper, "prepare_ragged", lambda scales, groups, *room: (scales.new_zeros(scales.shape[1], 64), groups)
-    )
+    monkeypatch.setattr(hopper, "spread_scales", lambda scales, groups: scales.new_zeros(scales.shape[1], 64))
     configs = [Config("hopper", 64, 128, n, w, 8, pair=2) for n in (16, 64) for w in (8, 12)]
     configs.append(Config("hopper", 128, 128, 128, 12, 5, 8))
     shapes = itertools.product(

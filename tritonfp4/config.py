@@ -32,7 +32,3 @@ class Config:
     group_m: int = 1
     swap: bool = False
     pair: int = 1
-
-
-#: Rows of the list of row tiles (16 bytes each) that the Hopper kernel keeps in shared memory for ragged groups, by block_m.
-LISTED_TILES = {64: 512, 128: 1024}

@@ -16,12 +16,12 @@ WIDE_FROM_K, WIDE_FROM_ROWS = 4096, 1024
 
 def _config(m: int, n: int, warpgroups: int, stages: int, problem: Problem) -> Config:
     """As many stages as asked for, or as fit."""
-    shared, grouped = problem.device.arch.shared_bytes, problem.op == "grouped"
+    shared = problem.device.arch.shared_bytes
     while stages > 4:
         pair = 1 if (m, n) == (128, 128) else 2
         unit = 4 if m == 64 and warpgroups == 2 else pair
         config = Config("hopper", m, 128, n, 4 * (warpgroups + 1), stages // unit * unit, 8, pair=pair)
-        if hopper_bytes(config, grouped) <= shared:
+        if hopper_bytes(config) <= shared:
             return config
         stages -= 1
     return Config("hopper", m, 128, n, 4 * (warpgroups + 1), 4, 8, pair=2)

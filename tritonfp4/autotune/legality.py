@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tritonfp4.config import LISTED_TILES, Config
+from tritonfp4.config import Config
 from tritonfp4.device import DeviceInfo
 from tritonfp4.formats import FORMATS, FP8_FORMATS
 from tritonfp4.layouts import round_up
@@ -65,16 +65,16 @@ def _illegal_fp8(config: Config, problem: Problem) -> str | None:
     return f"needs {need} bytes of shared memory, the device has {have}" if need > have else None
 
 
-def hopper_bytes(config: Config, grouped: bool) -> int:
-    """Shared memory of a program of the Hopper kernel: stages with scales, the tile on its way out, partial sums, the list of row
-    tiles; at most, for some of it begins at multiples of 128 bytes."""
+def hopper_bytes(config: Config) -> int:
+    """Shared memory of a program of the Hopper kernel: stages with scales, the tile on its way out, partial sums; at most,
+    for some of it begins at multiples of 128 bytes."""
     m, n, warpgroups = config.block_m, config.block_n, config.num_warps // 4 - 1
     shares = 64 * warpgroups // m
     stage = (m + n) * 128 + 128 + 16
     scales = round_up(config.num_stages * m * 4, 512)
     out = 64 * (64 if n == 256 else n) * 2 * warpgroups // shares
     sums = 64 * n * 4 if shares == 2 else 0
-    return config.num_stages * stage + scales + out + sums + (16 * LISTED_TILES[m] if grouped else 0) + 256
+    return config.num_stages * stage + scales + out + sums + 256
 
 
 def _illegal_hopper(config: Config, problem: Problem) -> str | None:
@@ -97,7 +97,7 @@ def _illegal_hopper(config: Config, problem: Problem) -> str | None:
     unit = max(4 if shape == (64, 2) else 1, config.pair)
     if config.num_stages % unit or config.num_stages < max(4, unit):
         return f"num_stages = {config.num_stages} is not a multiple of {unit}, at least 4"
-    need, have = hopper_bytes(config, problem.op == "grouped"), problem.device.arch.shared_bytes
+    need, have = hopper_bytes(config), problem.device.arch.shared_bytes
     return f"needs {need} bytes of shared memory, the device has {have}" if need > have else None
 
 

@@ -10,11 +10,11 @@ import torch
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from tritonfp4.config import LISTED_TILES, Config
+from tritonfp4.config import Config
 from tritonfp4.device import device_info
 from tritonfp4.kernels.hopper.matmul_fp8 import matmul_fp8_hopper_kernel
 from tritonfp4.kernels.hopper.operands import k_major, m_major, row_stride
-from tritonfp4.kernels.hopper.ragged import prepare_ragged
+from tritonfp4.kernels.hopper.scales import spread_scales
 from tritonfp4.kernels.launch import Launches, on_device
 from tritonfp4.layouts import ceil_div
 from tritonfp4.tensor import BlockScaledTensor
@@ -142,21 +142,19 @@ def matmul_fp8_hopper(
     rows = a.shape[-2]
     n, k = b.shape[-2], min(a.shape[-1], b.shape[-1])
     count = b.shape[0] if b.batched else 1
-    a_scales, plan = a.scales, 0
+    a_scales = a.scales
     if mode == "indptr":
         assert groups is not None
-        plan = LISTED_TILES[block_m]
-        a_scales, groups = prepare_ragged(a_scales, groups, block_m, plan)
-        plan = plan if groups.shape[0] == plan else 0
+        a_scales = spread_scales(a_scales, groups)
     box, boxes = _boxes(rows, block_m, mode != "batch")
     shares = ROWS * warpgroups // block_m
     tiles_m, tiles_n = ceil_div(rows, block_m), ceil_div(n, block_n)
     tiles = (tiles_m + count + 2 if mode == "indptr" else tiles_m * count) * tiles_n
-    # MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE, STAGES, BLOCK_M, BLOCK_N, BOX_M, BOXES, WARPGROUPS, EARLY, AHEAD, PLAN
+    # MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE, STAGES, BLOCK_M, BLOCK_N, BOX_M, BOXES, WARPGROUPS, EARLY, AHEAD
     constants = (
         MODES[mode], count == 1, 0 if tiles_m == 1 and mode != "indptr" else config.group_m, shares,
         config.pair, k % COLLIDING == 0, config.num_stages, block_m, block_n, box, boxes, warpgroups, early,
-        _ahead(k, config, shares, early) if mode == "batch" else 0, plan,
+        _ahead(k, config, shares, early) if mode == "batch" else 0,
     )  # fmt: skip
     if groups is None:
         groups = out  # not read

@@ -12,10 +12,8 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from tritonfp4.kernels.hopper.consumer import ROWS, consumer
 from tritonfp4.kernels.hopper.producer import STEP, after_previous, fill_ahead, producer
-from tritonfp4.kernels.hopper.tiles import copy_plan
 
-# Names that change with Triton.
-_barrier = getattr(gl, "thread_barrier", None) or gl.barrier
+# A name that changes with Triton.
 _REINTERPRET = gl.constexpr(hasattr(gl.shared_memory_descriptor, "reinterpret"))
 
 
@@ -34,7 +32,7 @@ def matmul_fp8_hopper_kernel(
     a_desc, a_scale_desc, b_desc, b_scale_desc, out_desc, groups_ptr, G, M, N, K,
     MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr, ROTATE: gl.constexpr,
     STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, BOXES: gl.constexpr,
-    WARPGROUPS: gl.constexpr, EARLY: gl.constexpr, AHEAD: gl.constexpr, PLAN: gl.constexpr,
+    WARPGROUPS: gl.constexpr, EARLY: gl.constexpr, AHEAD: gl.constexpr,
 ):  # fmt: skip
     """out = a @ b.T in tiles of BLOCK_M x BLOCK_N; as many programs as fit the GPU at once walk all of them."""
     UNIT: gl.constexpr = 4 if KSPLIT == 2 else PAIR
@@ -50,8 +48,6 @@ def matmul_fp8_hopper_kernel(
     )
     full = gl.allocate_shared_memory(gl.int64, [STAGES // PAIR, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES // PAIR, 1], mbarrier.MBarrierLayout())
-    plan_memory = gl.allocate_shared_memory(gl.int32, [max(4 * PLAN, 4)], gl.SwizzledSharedLayout(1, 1, 1, [0]))
-    plan = _as_list(plan_memory, gl.int32, max(4 * PLAN, 4))
     turn = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     # The warps need some time to take up their roles: the first loads are on their way before.
     SOONER: gl.constexpr = AHEAD if EARLY < 2 else 0
@@ -60,8 +56,8 @@ def matmul_fp8_hopper_kernel(
     if SOONER > 0:
         fence_async_shared()
         fill_ahead(
-            a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, plan, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, full,
-            MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE, BLOCK_M, BLOCK_N, BOX_M, BOXES, AHEAD, EARLY, PLAN,
+            a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, full,
+            MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE, BLOCK_M, BLOCK_N, BOX_M, BOXES, AHEAD, EARLY,
         )  # fmt: skip
     for s in gl.static_range(SOONER, STAGES // PAIR):
         mbarrier.init(full.index(s), 1)
@@ -76,24 +72,21 @@ def matmul_fp8_hopper_kernel(
     fence_async_shared()
     if EARLY == 1 and AHEAD == 0:
         after_previous()
-    if PLAN:
-        copy_plan(groups_ptr, plan_memory, PLAN)
-        _barrier()
     if WARPGROUPS == 1:
         gl.warp_specialize([
-            (consumer, (out_desc, groups_ptr, plan, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scales, out_tiles, sums, full, empty,
-                         turn, MODE, SINGLE, GROUP, KSPLIT, PAIR, STAGES, BLOCK_M, BLOCK_N, 0, PLAN)),
-            (producer, (a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, plan, G, M, N, K, a_ring, a_scale_ring, b_ring,
+            (consumer, (out_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scales, out_tiles, sums, full, empty,
+                         turn, MODE, SINGLE, GROUP, KSPLIT, PAIR, STAGES, BLOCK_M, BLOCK_N, 0)),
+            (producer, (a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring,
                          b_scale_ring, full, empty, MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE,
-                         STAGES, BLOCK_M, BLOCK_N, BOX_M, BOXES, AHEAD, EARLY, PLAN)),
+                         STAGES, BLOCK_M, BLOCK_N, BOX_M, BOXES, AHEAD, EARLY)),
         ], [1], [24])  # fmt: skip
     else:
         gl.warp_specialize([
-            (consumer, (out_desc, groups_ptr, plan, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scales, out_tiles, sums, full, empty,
-                         turn, MODE, SINGLE, GROUP, KSPLIT, PAIR, STAGES, BLOCK_M, BLOCK_N, 0, PLAN)),
-            (consumer, (out_desc, groups_ptr, plan, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scales, out_tiles, sums, full, empty,
-                         turn, MODE, SINGLE, GROUP, KSPLIT, PAIR, STAGES, BLOCK_M, BLOCK_N, 1, PLAN)),
-            (producer, (a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, plan, G, M, N, K, a_ring, a_scale_ring, b_ring,
+            (consumer, (out_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scales, out_tiles, sums, full, empty,
+                         turn, MODE, SINGLE, GROUP, KSPLIT, PAIR, STAGES, BLOCK_M, BLOCK_N, 0)),
+            (consumer, (out_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scales, out_tiles, sums, full, empty,
+                         turn, MODE, SINGLE, GROUP, KSPLIT, PAIR, STAGES, BLOCK_M, BLOCK_N, 1)),
+            (producer, (a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring,
                          b_scale_ring, full, empty, MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE,
-                         STAGES, BLOCK_M, BLOCK_N, BOX_M, BOXES, AHEAD, EARLY, PLAN)),
+                         STAGES, BLOCK_M, BLOCK_N, BOX_M, BOXES, AHEAD, EARLY)),
         ], [4, 1], [240, 24])  # fmt: skip

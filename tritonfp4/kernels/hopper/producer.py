@@ -6,7 +6,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
-from tritonfp4.kernels.hopper.tiles import place, row_tiles, tile_count
+from tritonfp4.kernels.hopper.tiles import INDPTR, aligned_start, first_segment, place, segment_end, to_tile
 
 # A name that changes with Triton: 3.9 drops the older one.
 _load = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
@@ -38,9 +38,14 @@ def k_steps(K, rows, KSPLIT: gl.constexpr):
 
 
 @gluon.jit
-def _rows_of_b(tile_n, matrix, N, BLOCK_N: gl.constexpr):
-    """Where a tile's b begins, and its scales."""
-    return matrix * N + tile_n * BLOCK_N, matrix * gl.cdiv(N, STEP) + tile_n * BLOCK_N // STEP
+def _sources(row, first, i, tile_n, matrix, N, K, MODE: gl.constexpr, BLOCK_N: gl.constexpr):
+    """Where a tile's operands begin: the row of b, row and column of the scales of a, the row of those of b."""
+    # A matrix of the batch has scales of its own; ragged groups share one array, each from a multiple of four on.
+    scale_row = 0 if MODE == INDPTR else i * gl.cdiv(K, STEP)
+    scale_col = row - first
+    if MODE == INDPTR:
+        scale_col += aligned_start(first, i)
+    return matrix * N + tile_n * BLOCK_N, scale_row, scale_col, matrix * gl.cdiv(N, STEP) + tile_n * BLOCK_N // STEP
 
 
 @gluon.jit
@@ -108,18 +113,17 @@ def _fill_b(
 
 @gluon.jit
 def fill_ahead(
-    a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, plan, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, full,
+    a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, full,
     MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr, ROTATE: gl.constexpr,
     BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, BOXES: gl.constexpr, AHEAD: gl.constexpr, EARLY: gl.constexpr,
-    PLAN: gl.constexpr,
 ):  # fmt: skip
     """The first AHEAD stages of the first tile. EARLY = 2: what the kernel before this one makes is a, so b need not wait."""
     tiles_n = gl.cdiv(N, BLOCK_N)
-    tiles_m = row_tiles(groups_ptr, plan, M, MODE, BLOCK_M, PLAN)
-    row, _, valid, tile_n, matrix, scale_row, scale_col = place(
-        gl.program_id(0), tiles_m, tiles_n, groups_ptr, plan, M, gl.cdiv(K, STEP), MODE, SINGLE, GROUP, BLOCK_M, PLAN
-    )
-    b_row, b_scale_row = _rows_of_b(tile_n, matrix, N, BLOCK_N)
+    t = gl.program_id(0)
+    i, before, first, size = first_segment(groups_ptr, M, MODE)
+    i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
+    row, _, valid, tile_n, matrix = place(t, i, before, first, size, groups_ptr, G, tiles_n, MODE, GROUP, BLOCK_M)
+    b_row, scale_row, scale_col, b_scale_row = _sources(row, first, i, tile_n, matrix, N, K, MODE, BLOCK_N)
     steps = k_steps(K, valid, KSPLIT)
     boxes = _boxes(valid, BOX_M, BOXES)
     at_k = _first_step(tile_n, steps, ROTATE)
@@ -148,27 +152,27 @@ def fill_ahead(
 
 @gluon.jit
 def producer(
-    a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, plan, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, full, empty,
+    a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, full, empty,
     MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr, ROTATE: gl.constexpr,
     STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, BOXES: gl.constexpr, AHEAD: gl.constexpr,
-    EARLY: gl.constexpr, PLAN: gl.constexpr,
+    EARLY: gl.constexpr,
 ):  # fmt: skip
     """One warp: operands and scales of every step of every tile, by TMA. Of the first tile AHEAD stages are asked for already."""
     if EARLY == 2:
         fill_ahead(
-            a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, plan, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, full,
-            MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE, BLOCK_M, BLOCK_N, BOX_M, BOXES, AHEAD, EARLY, PLAN,
+            a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, full,
+            MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE, BLOCK_M, BLOCK_N, BOX_M, BOXES, AHEAD, EARLY,
         )  # fmt: skip
     tiles_n = gl.cdiv(N, BLOCK_N)
     stage = AHEAD % (STAGES // PAIR)
     phase = 1 - AHEAD // (STAGES // PAIR)
     begin = AHEAD * PAIR
-    tiles_m = row_tiles(groups_ptr, plan, M, MODE, BLOCK_M, PLAN)
-    for t in range(gl.program_id(0), tile_count(tiles_m, tiles_n, G, MODE), gl.num_programs(0)):
-        row, _, valid, tile_n, matrix, scale_row, scale_col = place(
-            t, tiles_m, tiles_n, groups_ptr, plan, M, gl.cdiv(K, STEP), MODE, SINGLE, GROUP, BLOCK_M, PLAN
-        )
-        b_row, b_scale_row = _rows_of_b(tile_n, matrix, N, BLOCK_N)
+    t = gl.program_id(0)
+    i, before, first, size = first_segment(groups_ptr, M, MODE)
+    i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
+    while i < segment_end(G, MODE):
+        row, _, valid, tile_n, matrix = place(t, i, before, first, size, groups_ptr, G, tiles_n, MODE, GROUP, BLOCK_M)
+        b_row, scale_row, scale_col, b_scale_row = _sources(row, first, i, tile_n, matrix, N, K, MODE, BLOCK_N)
         steps = k_steps(K, valid, KSPLIT)
         boxes = _boxes(valid, BOX_M, BOXES)
         at_k = _first_step(tile_n, steps, ROTATE) + begin
@@ -187,3 +191,5 @@ def producer(
                 at_k = gl.where(at_k >= steps, 0, at_k)
             stage, phase = forward(stage, phase, 1, STAGES // PAIR)
         begin = 0
+        t += gl.num_programs(0)
+        i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)

@@ -1,7 +1,8 @@
 """Which tile of the output comes next: every warp role of a program walks the same list, so that none has to tell the others.
 
-Dense and batched products: matrices of the same size, one after the other. Masked ones: of each, only the first rows hold data.
-Ragged groups: the row tiles that `tritonfp4.kernels.hopper.ragged` has listed.
+Rows lie in segments. Dense and batched products: one segment a matrix, all of the same size. Ragged groups: segment 0 holds the
+rows before the first group, segment G + 1 those behind the last; both are stored as zeros. Group offsets are read on the
+device and clamped to the operand, so bad ones give wrong rows, never foreign memory.
 """
 
 from triton.experimental import gluon
@@ -12,79 +13,82 @@ BATCH, MASKED, INDPTR = gl.constexpr(0), gl.constexpr(1), gl.constexpr(2)
 
 
 @gluon.jit
-def in_bands(t, tiles_m, tiles_n, GROUP: gl.constexpr, SKEW: gl.constexpr):
+def in_bands(t, tiles_m, tiles_n, GROUP: gl.constexpr):
     """Tile number -> row tile, column tile. GROUP row tiles are walked together, so that L2 keeps what they share; 0: there
-    is one row tile, and nothing to divide. SKEW: every band begins with another row tile, or a program, whose tiles are as
-    far apart as there are programs, would see only some of each."""
+    is one row tile, and nothing to divide."""
     if GROUP == 0:
         return 0, t
     band = GROUP * tiles_n
     first = t // band * GROUP
     rows = gl.minimum(tiles_m - first, GROUP)
     rest = t % band
-    tile_n = rest // rows
-    if SKEW:
-        rest += t // band
-    return first + rest % rows, tile_n
+    return first + rest % rows, rest // rows
 
 
 @gluon.jit
-def copy_plan(plan_ptr, plan, PLAN: gl.constexpr):
-    """The list of row tiles into shared memory: a load of it from L2 would hold a warpgroup up for two microseconds a tile."""
-    i = gl.arange(0, 4 * PLAN, gl.BlockedLayout([4], [32], [gl.num_warps()], [0]))
-    plan.store(gl.load(plan_ptr + i))
+def aligned_start(first, i):
+    """Column where `spread_scales` puts the scales of segment i, which begins at row `first`: TMA starts at 16 bytes."""
+    return (first + 3 * i) // 4 * 4
 
 
 @gluon.jit
-def listed(plan_ptr, plan, at, PLAN: gl.constexpr):
-    """A number of the list."""
-    if PLAN:
-        return gl.max(plan.index(at).load(gl.BlockedLayout([1], [32], [gl.num_warps()], [0])), 0)
-    else:
-        return gl.load(plan_ptr + at)
-
-
-@gluon.jit
-def row_tiles(groups_ptr, plan, M, MODE: gl.constexpr, BLOCK_M: gl.constexpr, PLAN: gl.constexpr):
-    """Row tiles that are walked together: those of one matrix, or all of them."""
+def first_segment(groups_ptr, M, MODE: gl.constexpr):
+    """State of the walk: segment, tiles before it, its first row, its rows."""
     if MODE == INDPTR:
-        return listed(groups_ptr, plan, 0, PLAN)
+        size = gl.minimum(gl.maximum(gl.load(groups_ptr), 0), M)
     else:
-        return gl.cdiv(M, BLOCK_M)
+        size = M
+    return 0, 0, 0, size
 
 
 @gluon.jit
-def tile_count(tiles_m, tiles_n, G, MODE: gl.constexpr):
-    """Tiles of the whole product."""
+def to_tile(
+    t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE: gl.constexpr, SINGLE: gl.constexpr, BLOCK_M: gl.constexpr
+):  # fmt: skip
+    """Move the state of the walk to the segment of tile t; behind the last tile the segment is past the last one."""
     if MODE == INDPTR:
-        return tiles_m * tiles_n
+        count = (size + BLOCK_M - 1) // BLOCK_M * tiles_n
+        while (t >= before + count) & (i <= G + 1):
+            before += count
+            i += 1
+            first += size
+            end = gl.load(groups_ptr + i, mask=i <= G, other=0)
+            end = gl.minimum(gl.maximum(gl.where(i <= G, end, M), first), M)
+            size = gl.where(i <= G + 1, end - first, 0)
+            count = (size + BLOCK_M - 1) // BLOCK_M * tiles_n
     else:
-        return tiles_m * tiles_n * G
+        count = (M + BLOCK_M - 1) // BLOCK_M * tiles_n
+        if SINGLE:
+            i = gl.where(t < count, 0, 1)
+        else:
+            i = t // count
+        before = i * count
+        first = i * M
+    return i, before, first, size
+
+
+@gluon.jit
+def segment_end(G, MODE: gl.constexpr):
+    """Number of segments."""
+    if MODE == INDPTR:
+        return G + 2
+    else:
+        return G
 
 
 @gluon.jit
 def place(
-    t, tiles_m, tiles_n, groups_ptr, plan, M, K_BLOCKS, MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr,
-    BLOCK_M: gl.constexpr, PLAN: gl.constexpr,
+    t, i, before, first, size, groups_ptr, G, tiles_n, MODE: gl.constexpr, GROUP: gl.constexpr, BLOCK_M: gl.constexpr
 ):  # fmt: skip
-    """Tile t -> row of the operand, rows stored, rows that hold data, column tile, matrix of b, row and column of the scales
-    of a."""
+    """Tile t of segment i -> row of the operand, rows stored, rows that hold data, column tile, matrix of b."""
+    tile_m, tile_n = in_bands(t - before, (size + BLOCK_M - 1) // BLOCK_M, tiles_n, GROUP)
+    valid = size
+    matrix = i
+    if MODE == MASKED:
+        valid = gl.minimum(gl.maximum(gl.load(groups_ptr + i), 0), size)
     if MODE == INDPTR:
-        tile_m, tile_n = in_bands(t, tiles_m, tiles_n, GROUP, True)
-        row = listed(groups_ptr, plan, 4 * tile_m + 4, PLAN)
-        stored = listed(groups_ptr, plan, 4 * tile_m + 5, PLAN)
-        matrix = listed(groups_ptr, plan, 4 * tile_m + 6, PLAN)
-        scale_col = listed(groups_ptr, plan, 4 * tile_m + 7, PLAN)
-        # ragged groups share one array of scales
-        return row, stored, gl.where(matrix < 0, 0, stored), tile_n, gl.maximum(matrix, 0), 0, scale_col
-    else:
-        i = 0
-        if not SINGLE:
-            i = t // (tiles_m * tiles_n)
-            t -= i * tiles_m * tiles_n
-        tile_m, tile_n = in_bands(t, tiles_m, tiles_n, GROUP, False)
-        valid = M
-        if MODE == MASKED:
-            valid = gl.minimum(gl.maximum(gl.load(groups_ptr + i), 0), M)
-        local = tile_m * BLOCK_M
-        return i * M + local, M - local, gl.maximum(valid - local, 0), tile_n, i, i * K_BLOCKS, local
+        inside = (i >= 1) & (i <= G)
+        valid = gl.where(inside, size, 0)
+        matrix = gl.where(inside, i - 1, 0)
+    local = tile_m * BLOCK_M
+    return first + local, size - local, gl.maximum(valid - local, 0), tile_n, matrix
