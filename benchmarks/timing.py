@@ -10,9 +10,9 @@ import torch
 from benchmarks.case import Call
 from benchmarks.peers import left_out
 
-#: What L2 holds when a call begins. "clean": lines that were read, as the weights of the layers before leave them. "dirty": lines
-#: that were written, as `triton.testing.do_bench` leaves them; the timed call then pays for writing those back.
-FLUSHES = ("clean", "dirty")
+#: What L2 holds when a call begins. "dirty": lines that were written, as `triton.testing.do_bench` leaves them; the timed call then
+#: pays for writing those back. "clean": lines that were read, as the weights of the layers before leave them.
+FLUSHES = ("dirty", "clean")
 #: Bytes that are read or written in between: several times any L2.
 FLUSH_BYTES = 1 << 28
 #: Calls of each implementation: so many, or as many as take this time (milliseconds).
