@@ -24,6 +24,9 @@ from tritonfp4.kernels.hopper.tiles import BATCH, MASKED, first_segment, place, 
 # A name that changes with Triton: 3.9 drops the older one.
 _store = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 
+#: Whether a wide tile's a has registers: the ptxas of Triton 3.9 (12.9) spills one that the ptxas before it (12.8) does not.
+_FROM_REGISTERS = gl.constexpr(not hasattr(tma, "async_load"))
+
 #: Rows of a warpgroup's MMA, columns of one in a tile of four times as many.
 ROWS, QUARTER = gl.constexpr(64), gl.constexpr(64)
 
@@ -106,14 +109,16 @@ def _accumulate_wide(
     ROW: gl.constexpr, STAGES: gl.constexpr, BLOCK_M: gl.constexpr, LAYOUT: gl.constexpr,
 ):  # fmt: skip
     """As `_accumulate` for 256 columns, whose sums leave registers for the products of two quarters only: those are in flight.
-    a is multiplied from registers, for shared memory could not bring it four times."""
+    a is multiplied from registers, where it fits: shared memory brings it once, not four times."""
     BY_ROW: gl.constexpr = gl.SliceLayout(1, LAYOUT)
     for k in range(0, steps):
         mbarrier.wait(full.index(slot), phase)
         a_scale, b_scale = _scale(a_scale_ring, b_scale_ring, slot, k, ROW, BLOCK_M, BY_ROW)
         left = a_scale * b_scale
         right = a_scale * b_scale_ring.index(slot * 32 + 4 + k % 4).load(BY_ROW)
-        a = a_ring.index(slot).slice(ROW, ROWS, dim=0).load(gl.DotOperandLayout(0, LAYOUT, 4))
+        a = a_ring.index(slot).slice(ROW, ROWS, dim=0)
+        if _FROM_REGISTERS:
+            a = a.load(gl.DotOperandLayout(0, LAYOUT, 4))
         part = _issue_columns(part, never, a, b_ring, slot, 0)
         next_part = _issue_columns(next_part, never, a, b_ring, slot, QUARTER)
         part = warpgroup_mma_wait(1, deps=(part,))
