@@ -47,7 +47,6 @@ def hopper(problem: Problem) -> list[Config]:
 
 def _many_rows(problem: Problem) -> Config:
     """128 rows and as many columns as the time of all waves of tiles asks for; how many tiles groups have is not known."""
-
     wide, narrow = Config("hopper", 128, 128, 256, 12, 4, 8), _config(128, 64, 2, 8, problem)
     if problem.op == "grouped":
         use_wide = problem.m >= WIDE_FROM_ROWS and problem.n % 256 == 0 and problem.k >= WIDE_FROM_K
