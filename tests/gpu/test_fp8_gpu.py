@@ -14,6 +14,7 @@ from fp8_checks import (
     spread,
 )
 from kernel_checks import DTYPES, ROWS, special, views, wide
+from synchronization import no_synchronization
 
 import tritonfp4 as T
 from tritonfp4 import SfLayout
@@ -133,11 +134,8 @@ def test_no_synchronization_and_cuda_graphs():
     x = wide(130, 512).bfloat16().cuda()
     calls(x)
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_synchronization():
         calls(x)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     static, graph = x.clone(), torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         out = calls(static)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from fused_checks import OPS, batch, check_batched, check_rmsnorm, check_silu, gates, poisoned
 from kernel_checks import DTYPES, same_bytes, special, wide
+from synchronization import no_synchronization
 
 import tritonfp4 as T
 from tritonfp4 import SfLayout
@@ -155,11 +156,8 @@ def test_in_a_cuda_graph_without_a_synchronization():
 
     step()
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_synchronization():
         step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         out = step()

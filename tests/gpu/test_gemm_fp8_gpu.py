@@ -5,6 +5,7 @@ import pytest
 import samples_grouped
 import torch
 from gemm_checks import BF16, E4M3, E5M2, F16
+from synchronization import no_synchronization
 
 import tritonfp4 as T
 
@@ -246,12 +247,9 @@ def test_never_synchronises(name):
     call = getattr(T, problem.function)
     want = call(**args)
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_synchronization():
         got = call(**args)
         call(**args, out=out)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(got, want) and torch.equal(out, want)
 
 

@@ -9,6 +9,7 @@ import samples_grouped
 import torch
 from gemm_checks import BF16, F16
 from hopper_checks import ON_HOPPER, check, check_result, guarded, on_hopper, operands
+from synchronization import no_synchronization
 
 import tritonfp4 as T
 from tritonfp4.autotune import Problem, illegal, select
@@ -141,12 +142,9 @@ def test_never_synchronises(launches, name):
     args, call = problem.on("cuda"), getattr(T, problem.function)
     out, want = torch.empty(problem.want.shape, dtype=BF16, device="cuda"), call(**args)
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_synchronization():
         got = call(**args)
         call(**args, out=out)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(got, want) and torch.equal(out, want)
     on_hopper(launches, mode, 3)
 

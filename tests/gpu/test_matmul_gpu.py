@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from kernel_checks import check_every_e4m3_scale, check_matmul, error, exact_product, fp32_holds, operand, threshold
+from synchronization import no_synchronization
 
 import tritonfp4 as T
 from tritonfp4 import SfLayout
@@ -156,10 +157,7 @@ def test_no_synchronization():
     x = torch.randn(64, 512, dtype=torch.bfloat16, device="cuda")
     w = T.quantize(torch.randn(256, 512, device="cuda"))
     T.matmul(T.quantize(x), w)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_synchronization():
         T.matmul(T.quantize(x), w)
         T.nvfp4_quantize(x, T.make_nvfp4_global_scale(x, False))
         T.nvfp4_quantize(x, 1 / 2688, per_token_activation=True)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

@@ -14,6 +14,7 @@ from options_checks import (
     check_rotate,
     every_e4m3,
 )
+from synchronization import no_synchronization
 
 import tritonfp4 as T
 from tritonfp4 import SfLayout, reference
@@ -175,11 +176,8 @@ def test_no_synchronization():
         T.hadamard_matrix(16, "te", device="cuda")
 
     run()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_synchronization():
         run()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_fullgraph_equals_eager():

@@ -17,14 +17,14 @@ WIDE_FROM_K, WIDE_FROM_ROWS = 4096, 1024
 def _config(m: int, n: int, warpgroups: int, stages: int, problem: Problem) -> Config:
     """As many stages as asked for, or as fit."""
     shared = problem.device.arch.shared_bytes
+    pair = 1 if (m, n) == (128, 128) else 2
+    unit = 4 if m == 64 and warpgroups == 2 else pair
     while stages > 4:
-        pair = 1 if (m, n) == (128, 128) else 2
-        unit = 4 if m == 64 and warpgroups == 2 else pair
         config = Config("hopper", m, 128, n, 4 * (warpgroups + 1), stages // unit * unit, 8, pair=pair)
         if hopper_bytes(config) <= shared:
             return config
         stages -= 1
-    return Config("hopper", m, 128, n, 4 * (warpgroups + 1), 4, 8, pair=2)
+    return Config("hopper", m, 128, n, 4 * (warpgroups + 1), 4, 8, pair=pair)
 
 
 def hopper(problem: Problem) -> list[Config]:
@@ -47,15 +47,18 @@ def hopper(problem: Problem) -> list[Config]:
 
 def _many_rows(problem: Problem) -> Config:
     """128 rows and as many columns as the time of all waves of tiles asks for; how many tiles groups have is not known."""
-    wide, narrow = Config("hopper", 128, 128, 256, 12, 4, 8), _config(128, 64, 2, 8, problem)
+    times = {128: 1.0, 64: NARROW_TILE, 256: WIDE_TILE}
+    if problem.k < WIDE_FROM_K:
+        del times[256]
+
+    def time(columns: int) -> float:
+        tiles = ceil_div(problem.m, 128) * ceil_div(problem.n, columns)
+        return ceil_div(tiles, problem.device.sm_count) * times[columns]
+
     if problem.op == "grouped":
-        use_wide = problem.m >= WIDE_FROM_ROWS and problem.n % 256 == 0 and problem.k >= WIDE_FROM_K
-        return wide if use_wide else _config(128, 128, 2, 5, problem)
-    rows, sms = ceil_div(problem.m, 128), problem.device.sm_count
-    costs = [
-        (ceil_div(rows * ceil_div(problem.n, 128), sms), _config(128, 128, 2, 5, problem)),
-        (ceil_div(rows * ceil_div(problem.n, 64), sms) * NARROW_TILE, narrow),
-    ]
-    if problem.k >= WIDE_FROM_K:
-        costs.append((ceil_div(rows * ceil_div(problem.n, 256), sms) * WIDE_TILE, wide))
-    return min(costs, key=lambda cost: cost[0])[1]
+        columns = 256 if 256 in times and problem.m >= WIDE_FROM_ROWS and problem.n % 256 == 0 else 128
+    else:
+        columns = min(times, key=time)
+    if columns == 256:
+        return Config("hopper", 128, 128, 256, 12, 4, 8)
+    return _config(128, columns, 2, 8 if columns == 64 else 5, problem)

@@ -38,14 +38,22 @@ def k_steps(K, rows, KSPLIT: gl.constexpr):
 
 
 @gluon.jit
-def _sources(row, first, i, tile_n, matrix, N, K, MODE: gl.constexpr, BLOCK_N: gl.constexpr):
-    """Where a tile's operands begin: the row of b, row and column of the scales of a, the row of those of b."""
+def _tile(
+    t, i, before, first, size, groups_ptr, G, N, K, tiles_n, MODE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr,
+    BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, BOXES: gl.constexpr,
+):  # fmt: skip
+    """Tile t of segment i: where its operands begin (the rows of a and b, row and column of the scales of a, the row of those of
+    b), its column tile, its steps along K, and how many boxes of a hold rows with data."""
+    row, _, valid, tile_n, matrix = place(t, i, before, first, size, groups_ptr, G, tiles_n, MODE, GROUP, BLOCK_M)
     # A matrix of the batch has scales of its own; ragged groups share one array, each from a multiple of four on.
     scale_row = 0 if MODE == INDPTR else i * gl.cdiv(K, STEP)
     scale_col = row - first
     if MODE == INDPTR:
         scale_col += aligned_start(first, i)
-    return matrix * N + tile_n * BLOCK_N, scale_row, scale_col, matrix * gl.cdiv(N, STEP) + tile_n * BLOCK_N // STEP
+    b_row = matrix * N + tile_n * BLOCK_N
+    b_scale_row = matrix * gl.cdiv(N, STEP) + tile_n * BLOCK_N // STEP
+    boxes = gl.minimum(gl.cdiv(valid, BOX_M), BOXES)
+    return row, b_row, scale_row, scale_col, b_scale_row, tile_n, k_steps(K, valid, KSPLIT), boxes
 
 
 @gluon.jit
@@ -58,9 +66,12 @@ def _first_step(tile_n, steps, ROTATE: gl.constexpr):
 
 
 @gluon.jit
-def _boxes(rows, BOX_M: gl.constexpr, BOXES: gl.constexpr):
-    """Boxes of a that hold the rows with data."""
-    return gl.minimum(gl.cdiv(rows, BOX_M), BOXES)
+def _in_turn(at_k, steps, ROTATE: gl.constexpr):
+    """A step less than a whole round behind the last one."""
+    if ROTATE:
+        return gl.where(at_k >= steps, at_k - steps, at_k)
+    else:
+        return at_k
 
 
 @gluon.jit
@@ -103,12 +114,8 @@ def _fill_b(
         slot = stage * PAIR + j
         at = gl.minimum(at_k + j, gl.cdiv(K, STEP) - 1)
         _load(b_desc, [b_row, (at_k + j) * STEP], bar, b_ring.index(slot))
-        _load(
-            b_scale_desc,
-            [b_scale_row, at // 4 * 4],
-            bar,
-            b_scale_ring.index(slot).slice(0, b_scale_desc.block_shape[0], dim=0),
-        )
+        to = b_scale_ring.index(slot).slice(0, b_scale_desc.block_shape[0], dim=0)
+        _load(b_scale_desc, [b_scale_row, at // 4 * 4], bar, to)
 
 
 @gluon.jit
@@ -122,17 +129,14 @@ def fill_ahead(
     t = gl.program_id(0)
     i, before, first, size = first_segment(groups_ptr, M, MODE)
     i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
-    row, _, valid, tile_n, matrix = place(t, i, before, first, size, groups_ptr, G, tiles_n, MODE, GROUP, BLOCK_M)
-    b_row, scale_row, scale_col, b_scale_row = _sources(row, first, i, tile_n, matrix, N, K, MODE, BLOCK_N)
-    steps = k_steps(K, valid, KSPLIT)
-    boxes = _boxes(valid, BOX_M, BOXES)
+    row, b_row, scale_row, scale_col, b_scale_row, tile_n, steps, boxes = _tile(
+        t, i, before, first, size, groups_ptr, G, N, K, tiles_n, MODE, GROUP, KSPLIT, BLOCK_M, BLOCK_N, BOX_M, BOXES
+    )
     at_k = _first_step(tile_n, steps, ROTATE)
     if EARLY == 1:
         after_previous()
     for s in gl.static_range(AHEAD):
-        k = at_k + s * PAIR
-        if ROTATE:
-            k = gl.where(k >= steps, k - steps, k)
+        k = _in_turn(at_k + s * PAIR, steps, ROTATE)
         _expect(full, s, boxes, PAIR, BLOCK_N, BOX_M, BOXES)
         _fill_b(b_desc, b_scale_desc, b_ring, b_scale_ring, full, s, k, b_row, b_scale_row, K, PAIR)
         if EARLY < 2:
@@ -142,9 +146,7 @@ def fill_ahead(
     if EARLY == 2:
         after_previous()
         for s in gl.static_range(AHEAD):
-            k = at_k + s * PAIR
-            if ROTATE:
-                k = gl.where(k >= steps, k - steps, k)
+            k = _in_turn(at_k + s * PAIR, steps, ROTATE)
             _fill_a(
                 a_desc, a_scale_desc, a_ring, a_scale_ring, full, s, boxes, k, row, scale_row, scale_col, K, PAIR, BOX_M, BOXES
             )  # fmt: skip
@@ -171,13 +173,10 @@ def producer(
     i, before, first, size = first_segment(groups_ptr, M, MODE)
     i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
     while i < segment_end(G, MODE):
-        row, _, valid, tile_n, matrix = place(t, i, before, first, size, groups_ptr, G, tiles_n, MODE, GROUP, BLOCK_M)
-        b_row, scale_row, scale_col, b_scale_row = _sources(row, first, i, tile_n, matrix, N, K, MODE, BLOCK_N)
-        steps = k_steps(K, valid, KSPLIT)
-        boxes = _boxes(valid, BOX_M, BOXES)
-        at_k = _first_step(tile_n, steps, ROTATE) + begin
-        if ROTATE:
-            at_k = gl.where(at_k >= steps, at_k - steps, at_k)
+        row, b_row, scale_row, scale_col, b_scale_row, tile_n, steps, boxes = _tile(
+            t, i, before, first, size, groups_ptr, G, N, K, tiles_n, MODE, GROUP, KSPLIT, BLOCK_M, BLOCK_N, BOX_M, BOXES
+        )
+        at_k = _in_turn(_first_step(tile_n, steps, ROTATE) + begin, steps, ROTATE)
         for _ in range(begin, steps, PAIR):
             mbarrier.wait(empty.index(stage), phase)
             _expect(full, stage, boxes, PAIR, BLOCK_N, BOX_M, BOXES)
