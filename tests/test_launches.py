@@ -144,9 +144,10 @@ def test_equal_keys_of_ragged_groups_mean_equal_kernels(monkeypatch):
 def test_equal_keys_of_the_hopper_kernel_mean_equal_kernels(monkeypatch):
     hopper = pytest.importorskip("tritonfp4.kernels.hopper.launch")
     found, seen = {}, []
+    drawn = torch.zeros(1, dtype=torch.int32)
     spy = kinds_of_launches(hopper.matmul_fp8_hopper_kernel, seen)
     monkeypatch.setattr(hopper, "_launch", spy)
-    monkeypatch.setattr(hopper, "spread_scales", lambda scales, groups: scales.new_zeros(scales.shape[1], 64))
+    monkeypatch.setattr(hopper, "spread_scales", lambda scales, _: (scales.new_zeros(scales.shape[1], 64), drawn))
     configs = [Config("hopper", 64, 128, n, w, 8, pair=2) for n in (16, 64) for w in (8, 12)]
     configs.append(Config("hopper", 128, 128, 128, 12, 5, 8))
     shapes = itertools.product(

@@ -10,8 +10,8 @@ from tritonfp4.layouts import ceil_div
 BYTES_IN_FLIGHT = 7_000_000
 #: Time of a 128 x 64 and of a 128 x 256 tile in that of a 128 x 128 one.
 NARROW_TILE, WIDE_TILE = 0.7, 1.9
-#: K, and for groups the mean rows, from which 256 columns pay: their four quarters are written one after the other.
-WIDE_FROM_K, WIDE_FROM_ROWS = 4096, 1024
+#: K from which 256 columns pay: their four quarters are written one after the other.
+WIDE_FROM_K = 4096
 
 
 def _config(m: int, n: int, warpgroups: int, stages: int, problem: Problem) -> Config:
@@ -56,7 +56,7 @@ def _many_rows(problem: Problem) -> Config:
         return ceil_div(tiles, problem.device.sm_count) * times[columns]
 
     if problem.op == "grouped":
-        columns = 256 if 256 in times and problem.m >= WIDE_FROM_ROWS and problem.n % 256 == 0 else 128
+        columns = 256 if 256 in times and problem.n % 256 == 0 else 128
     else:
         columns = min(times, key=time)
     if columns == 256:

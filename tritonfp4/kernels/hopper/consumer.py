@@ -19,7 +19,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from tritonfp4.kernels.hopper.producer import forward, k_steps
-from tritonfp4.kernels.hopper.tiles import BATCH, MASKED, first_segment, place, segment_end, to_tile
+from tritonfp4.kernels.hopper.tiles import BATCH, MASKED, first_segment, next_tile, place, segment_end, to_tile
 
 # A name that changes with Triton: 3.9 drops the older one.
 _store = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
@@ -167,7 +167,7 @@ def _write(acc, out_desc, tile, row, col, bound, valid, ROW: gl.constexpr, MODE:
 @gluon.jit
 def consumer(
     out_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, out_tiles, sums, full, empty, turn,
-    MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr,
+    tickets, posted, taken, MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr,
     STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, ME: gl.constexpr,
 ):  # fmt: skip
     """One warpgroup: 64 rows of every tile. With KSPLIT = 2 two of them take turns at pairs of steps, and the first adds up."""
@@ -183,6 +183,7 @@ def consumer(
     next_part = gl.zeros([ROWS, COLUMNS], gl.float32, LAYOUT)
     tile = out_tiles.index(0 if KSPLIT == 2 else ME)
     t = gl.program_id(0)
+    ticket = 0
     i, before, first, size = first_segment(groups_ptr, M, MODE)
     i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
     while i < segment_end(G, MODE):
@@ -219,6 +220,6 @@ def consumer(
                 summed ^= 1
             if KSPLIT == 1 or ME == 0:
                 _write(acc, out_desc, tile, row, col, bound, valid, ROW, MODE, LAYOUT)
-        t += gl.num_programs(0)
+        t, ticket = next_tile(t, ticket, tickets, posted, taken, MODE)
         i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
     tma.store_wait(0)

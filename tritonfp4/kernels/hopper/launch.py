@@ -142,10 +142,10 @@ def matmul_fp8_hopper(
     rows = a.shape[-2]
     n, k = b.shape[-2], min(a.shape[-1], b.shape[-1])
     count = b.shape[0] if b.batched else 1
-    a_scales = a.scales
+    a_scales, counter = a.scales, out  # only ragged groups have a counter
     if mode == "indptr":
         assert groups is not None
-        a_scales = spread_scales(a_scales, groups)
+        a_scales, counter = spread_scales(a_scales, groups)
     box, boxes = _boxes(rows, block_m, mode != "batch")
     shares = ROWS * warpgroups // block_m
     tiles_m, tiles_n = ceil_div(rows, block_m), ceil_div(n, block_n)
@@ -166,6 +166,6 @@ def matmul_fp8_hopper(
     with on_device(out):
         _launch(
             key, out.get_device(), min(tiles, device_info(out.device).sm_count),
-            (*descriptors, groups, count, rows, n, k, *constants), num_warps=4, maxnreg=128 if warpgroups == 1 else 168,
-            launch_pdl=True,
+            (*descriptors, groups, counter, count, rows, n, k, *constants), num_warps=4,
+            maxnreg=128 if warpgroups == 1 else 168, launch_pdl=True,
         )  # fmt: skip

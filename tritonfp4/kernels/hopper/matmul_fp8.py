@@ -1,7 +1,7 @@
 """Products of FP8 operands with 1x128 and 128x128 scales on Hopper: dense, batched, masked, ragged groups.
 
-One warp keeps a ring of shared memory filled by TMA; one or two warpgroups multiply. Scales travel in the stages beside the
-elements they belong to.
+One warp keeps a ring of shared memory filled by TMA; one or two warpgroups multiply; of ragged groups another warp draws tiles.
+Scales travel in the stages beside the elements they belong to.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from tritonfp4.kernels.hopper.consumer import ROWS, consumer
 from tritonfp4.kernels.hopper.producer import STEP, after_previous, fill_ahead, producer
+from tritonfp4.kernels.hopper.tiles import INDPTR, draw
 
 # A name that changes with Triton.
 _REINTERPRET = gl.constexpr(hasattr(gl.shared_memory_descriptor, "reinterpret"))
@@ -29,7 +30,7 @@ def _as_list(memory, dtype: gl.constexpr, length: gl.constexpr):
 
 @gluon.jit(do_not_specialize=["G", "M"])
 def matmul_fp8_hopper_kernel(
-    a_desc, a_scale_desc, b_desc, b_scale_desc, out_desc, groups_ptr, G, M, N, K,
+    a_desc, a_scale_desc, b_desc, b_scale_desc, out_desc, groups_ptr, counter_ptr, G, M, N, K,
     MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr, ROTATE: gl.constexpr,
     STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, BOXES: gl.constexpr,
     WARPGROUPS: gl.constexpr, EARLY: gl.constexpr, AHEAD: gl.constexpr,
@@ -48,6 +49,9 @@ def matmul_fp8_hopper_kernel(
     )
     full = gl.allocate_shared_memory(gl.int64, [STAGES // PAIR, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES // PAIR, 1], mbarrier.MBarrierLayout())
+    tickets = gl.allocate_shared_memory(gl.int32, [2, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    posted = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    taken = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     turn = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     # The warps need some time to take up their roles: the first loads are on their way before.
     SOONER: gl.constexpr = AHEAD if EARLY < 2 else 0
@@ -63,6 +67,10 @@ def matmul_fp8_hopper_kernel(
         mbarrier.init(full.index(s), 1)
     for s in gl.static_range(STAGES // PAIR):
         mbarrier.init(empty.index(s), 1 if KSPLIT == 2 else WARPGROUPS)
+    if MODE == INDPTR:
+        for s in gl.static_range(2):
+            mbarrier.init(posted.index(s), 1)
+            mbarrier.init(taken.index(s), WARPGROUPS + 1)
     if KSPLIT == 2:
         for s in gl.static_range(2):
             mbarrier.init(turn.index(s), 1)
@@ -75,18 +83,20 @@ def matmul_fp8_hopper_kernel(
     if WARPGROUPS == 1:
         gl.warp_specialize([
             (consumer, (out_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scales, out_tiles, sums, full, empty,
-                         turn, MODE, SINGLE, GROUP, KSPLIT, PAIR, STAGES, BLOCK_M, BLOCK_N, 0)),
+                        turn, tickets, posted, taken, MODE, SINGLE, GROUP, KSPLIT, PAIR, STAGES, BLOCK_M, BLOCK_N, 0)),
             (producer, (a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring,
-                         b_scale_ring, full, empty, MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE,
-                         STAGES, BLOCK_M, BLOCK_N, BOX_M, BOXES, AHEAD, EARLY)),
-        ], [1], [24])  # fmt: skip
+                        b_scale_ring, full, empty, tickets, posted, taken, MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE,
+                        STAGES, BLOCK_M, BLOCK_N, BOX_M, BOXES, AHEAD, EARLY)),
+            (draw, (groups_ptr, counter_ptr, tickets, posted, taken, G, M, N, MODE, BLOCK_M, BLOCK_N)),
+        ], [1, 1], [24, 24])  # fmt: skip
     else:
         gl.warp_specialize([
             (consumer, (out_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scales, out_tiles, sums, full, empty,
-                         turn, MODE, SINGLE, GROUP, KSPLIT, PAIR, STAGES, BLOCK_M, BLOCK_N, 0)),
+                        turn, tickets, posted, taken, MODE, SINGLE, GROUP, KSPLIT, PAIR, STAGES, BLOCK_M, BLOCK_N, 0)),
             (consumer, (out_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scales, out_tiles, sums, full, empty,
-                         turn, MODE, SINGLE, GROUP, KSPLIT, PAIR, STAGES, BLOCK_M, BLOCK_N, 1)),
+                        turn, tickets, posted, taken, MODE, SINGLE, GROUP, KSPLIT, PAIR, STAGES, BLOCK_M, BLOCK_N, 1)),
             (producer, (a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring,
-                         b_scale_ring, full, empty, MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE,
-                         STAGES, BLOCK_M, BLOCK_N, BOX_M, BOXES, AHEAD, EARLY)),
-        ], [4, 1], [240, 24])  # fmt: skip
+                        b_scale_ring, full, empty, tickets, posted, taken, MODE, SINGLE, GROUP, KSPLIT, PAIR, ROTATE,
+                        STAGES, BLOCK_M, BLOCK_N, BOX_M, BOXES, AHEAD, EARLY)),
+            (draw, (groups_ptr, counter_ptr, tickets, posted, taken, G, M, N, MODE, BLOCK_M, BLOCK_N)),
+        ], [4, 1, 1], [240, 24, 24])  # fmt: skip

@@ -6,13 +6,29 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
-from tritonfp4.kernels.hopper.tiles import INDPTR, aligned_start, first_segment, place, segment_end, to_tile
+from tritonfp4.kernels.hopper.tiles import INDPTR, aligned_start, first_segment, next_tile, place, segment_end, to_tile
 
 # A name that changes with Triton: 3.9 drops the older one.
 _load = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 
-#: Elements along K of a stage.
-STEP = gl.constexpr(128)
+try:  # Triton 3.9 on: weights that are read once do not push out of L2 what others need again
+    from triton.experimental.gluon.language.nvidia.ampere import CachePolicy, FractionalEvictionPolicy
+
+    _ONCE = gl.constexpr(CachePolicy(l2=FractionalEvictionPolicy("evict_first", 1.0)))
+
+    @gluon.jit
+    def _load_once(desc, row, col, bar, to):
+        _load(desc, [row, col], bar, to, cache_policy=_ONCE)
+
+except ImportError:
+
+    @gluon.jit
+    def _load_once(desc, row, col, bar, to):
+        _load(desc, [row, col], bar, to)
+
+
+#: Elements along K of a stage; a column that no operand has.
+STEP, OUTSIDE = gl.constexpr(128), gl.constexpr(1 << 30)
 
 
 @gluon.jit
@@ -94,28 +110,31 @@ def _fill_a(
     bar = full.index(stage)
     for j in gl.static_range(PAIR):
         slot = stage * PAIR + j
-        # behind the last step of an odd number the elements are zeros: any finite scale will do
-        at = gl.minimum(at_k + j, gl.cdiv(K, STEP) - 1)
+        at = at_k + j
+        # steps behind the last one, there for the ring's sake: zeros times a scale of zero, from outside of the operand
+        to_col = gl.where(at < gl.cdiv(K, STEP), scale_col, OUTSIDE)
         for n in gl.static_range(BOXES):
             there = True if n == 0 else boxes > n
             to = a_ring.index(slot).slice(n * BOX_M, BOX_M, dim=0)
             _load(a_desc, [row + n * BOX_M, (at_k + j) * STEP], bar, to, pred=there)
         to = a_scale_ring.index(slot).slice(0, max(BOX_M * BOXES, 4), dim=1)
-        _load(a_scale_desc, [scale_row + at, scale_col], bar, to)
+        _load(a_scale_desc, [scale_row + at, to_col], bar, to)
 
 
 @gluon.jit
 def _fill_b(
-    b_desc, b_scale_desc, b_ring, b_scale_ring, full, stage, at_k, b_row, b_scale_row, K, PAIR: gl.constexpr,
+    b_desc, b_scale_desc, b_ring, b_scale_ring, full, stage, at_k, b_row, b_scale_row, PAIR: gl.constexpr, ONCE: gl.constexpr,
 ):  # fmt: skip
     """Ask TMA for the b of a stage's PAIR steps."""
     bar = full.index(stage)
     for j in gl.static_range(PAIR):
         slot = stage * PAIR + j
-        at = gl.minimum(at_k + j, gl.cdiv(K, STEP) - 1)
-        _load(b_desc, [b_row, (at_k + j) * STEP], bar, b_ring.index(slot))
+        if ONCE:
+            _load_once(b_desc, b_row, (at_k + j) * STEP, bar, b_ring.index(slot))
+        else:
+            _load(b_desc, [b_row, (at_k + j) * STEP], bar, b_ring.index(slot))
         to = b_scale_ring.index(slot).slice(0, b_scale_desc.block_shape[0], dim=0)
-        _load(b_scale_desc, [b_scale_row, at // 4 * 4], bar, to)
+        _load(b_scale_desc, [b_scale_row, (at_k + j) // 4 * 4], bar, to)
 
 
 @gluon.jit
@@ -138,7 +157,7 @@ def fill_ahead(
     for s in gl.static_range(AHEAD):
         k = _in_turn(at_k + s * PAIR, steps, ROTATE)
         _expect(full, s, boxes, PAIR, BLOCK_N, BOX_M, BOXES)
-        _fill_b(b_desc, b_scale_desc, b_ring, b_scale_ring, full, s, k, b_row, b_scale_row, K, PAIR)
+        _fill_b(b_desc, b_scale_desc, b_ring, b_scale_ring, full, s, k, b_row, b_scale_row, PAIR, BLOCK_M == 64)
         if EARLY < 2:
             _fill_a(
                 a_desc, a_scale_desc, a_ring, a_scale_ring, full, s, boxes, k, row, scale_row, scale_col, K, PAIR, BOX_M, BOXES
@@ -155,9 +174,9 @@ def fill_ahead(
 @gluon.jit
 def producer(
     a_desc, a_scale_desc, b_desc, b_scale_desc, groups_ptr, G, M, N, K, a_ring, a_scale_ring, b_ring, b_scale_ring, full, empty,
-    MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr, ROTATE: gl.constexpr,
-    STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, BOXES: gl.constexpr, AHEAD: gl.constexpr,
-    EARLY: gl.constexpr,
+    tickets, posted, taken, MODE: gl.constexpr, SINGLE: gl.constexpr, GROUP: gl.constexpr, KSPLIT: gl.constexpr, PAIR: gl.constexpr,
+    ROTATE: gl.constexpr, STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr,
+    BOXES: gl.constexpr, AHEAD: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
     """One warp: operands and scales of every step of every tile, by TMA. Of the first tile AHEAD stages are asked for already."""
     if EARLY == 2:
@@ -170,6 +189,7 @@ def producer(
     phase = 1 - AHEAD // (STAGES // PAIR)
     begin = AHEAD * PAIR
     t = gl.program_id(0)
+    ticket = 0
     i, before, first, size = first_segment(groups_ptr, M, MODE)
     i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
     while i < segment_end(G, MODE):
@@ -184,11 +204,13 @@ def producer(
                 a_desc, a_scale_desc, a_ring, a_scale_ring, full, stage, boxes, at_k, row, scale_row, scale_col, K, PAIR, BOX_M,
                 BOXES,
             )  # fmt: skip
-            _fill_b(b_desc, b_scale_desc, b_ring, b_scale_ring, full, stage, at_k, b_row, b_scale_row, K, PAIR)
+            _fill_b(
+                b_desc, b_scale_desc, b_ring, b_scale_ring, full, stage, at_k, b_row, b_scale_row, PAIR, BLOCK_M == 64
+            )
             at_k += PAIR
             if ROTATE:
                 at_k = gl.where(at_k >= steps, 0, at_k)
             stage, phase = forward(stage, phase, 1, STAGES // PAIR)
         begin = 0
-        t += gl.num_programs(0)
+        t, ticket = next_tile(t, ticket, tickets, posted, taken, MODE)
         i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)

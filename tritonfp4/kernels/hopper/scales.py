@@ -16,13 +16,15 @@ BLOCK_M, BLOCK_C, CHUNK = 128, 16, 32
 
 @triton.jit(do_not_specialize=["G", "M", "stride_m", "stride_c", "out_stride"])
 def spread_scales_kernel(
-    scales_ptr, groups_ptr, out_ptr, G, M, C, stride_m, stride_c, out_stride, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
-    CHUNK: tl.constexpr, SIGNAL: tl.constexpr,
+    scales_ptr, groups_ptr, out_ptr, counter_ptr, G, M, C, stride_m, stride_c, out_stride, BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr, CHUNK: tl.constexpr, SIGNAL: tl.constexpr,
 ):  # fmt: skip
     """out[c, column of row m] = scales[m, c]. A row keeps its place in its segment; segment i, which begins at row f, begins
-    at column (f + 3 i) // 4 * 4. Segment 0 holds the rows before the first group."""
+    at column (f + 3 i) // 4 * 4. Segment 0 holds the rows before the first group. The counter of drawn tiles starts at 0."""
     if SIGNAL:  # the product behind this may start, and wait for it later
         gdc_launch_dependents()
+    if tl.program_id(0) == 0:
+        tl.store(counter_ptr, 0)
     columns = tl.cdiv(C, BLOCK_C)
     m = tl.program_id(0) // columns * BLOCK_M + tl.arange(0, BLOCK_M)
     c = tl.program_id(0) % columns * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -46,8 +48,9 @@ def spread_scales_kernel(
 _launch = Launches(spread_scales_kernel)
 
 
-def spread_scales(scales: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Scales [M, K blocks] of any strides as [K blocks, columns], each group from a multiple of four columns on.
+def spread_scales(scales: torch.Tensor, groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scales [M, K blocks] of any strides as [K blocks, columns], each group from a multiple of four columns on; and a counter of
+    the tiles that programs have drawn, at zero.
 
     Columns between the groups are not written; they only meet rows that are not stored.
     """
@@ -55,6 +58,7 @@ def spread_scales(scales: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
     count = groups.shape[0] - 1
     columns = (rows + 3 * (count + 2) + 3) // 4 * 4
     out = torch.empty((blocks, columns), dtype=torch.float32, device=scales.device)
+    counter = torch.empty(1, dtype=torch.int32, device=scales.device)
     strides = scales.stride()
     constants = (BLOCK_M, BLOCK_C, CHUNK, not INTERPRETED)
     key = (
@@ -64,6 +68,6 @@ def spread_scales(scales: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
     with on_device(scales):
         _launch(
             key, scales.get_device(), ceil_div(rows, BLOCK_M) * ceil_div(blocks, BLOCK_C),
-            (scales, groups, out, count, rows, blocks, *strides, columns, *constants),
+            (scales, groups, out, counter, count, rows, blocks, *strides, columns, *constants),
         )  # fmt: skip
-    return out
+    return out, counter

@@ -1,4 +1,5 @@
-"""Which tile of the output comes next: every warp role of a program walks the same list, so that none has to tell the others.
+"""Which tile of the output comes next. Every warp role of a program walks the same list, so that none has to tell the others where
+its tile lies; of ragged groups one warp draws the number of the next tile for all of them.
 
 Rows lie in segments. Dense and batched products: one segment a matrix, all of the same size. Ragged groups: segment 0 holds the
 rows before the first group, segment G + 1 those behind the last; both are stored as zeros. Group offsets are read on the
@@ -7,6 +8,7 @@ device and clamped to the operand, so bad ones give wrong rows, never foreign me
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
 #: `MODE` of the kernel.
 BATCH, MASKED, INDPTR = gl.constexpr(0), gl.constexpr(1), gl.constexpr(2)
@@ -92,3 +94,40 @@ def place(
         matrix = gl.where(inside, i - 1, 0)
     local = tile_m * BLOCK_M
     return first + local, size - local, gl.maximum(valid - local, 0), tile_n, matrix
+
+
+@gluon.jit
+def next_tile(t, ticket, tickets, posted, taken, MODE: gl.constexpr):
+    """The tile after t of this program, and the number of the ticket behind it. Ragged groups: what `draw` has posted."""
+    if MODE == INDPTR:
+        slot = ticket % 2
+        mbarrier.wait(posted.index(slot), ticket // 2 & 1)
+        LAYOUT: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
+        t = gl.max(tickets.index(slot).load(LAYOUT), 0)
+        mbarrier.arrive(taken.index(slot), count=1)
+        return t, ticket + 1
+    else:
+        return t + gl.num_programs(0), ticket
+
+
+@gluon.jit
+def draw(
+    groups_ptr, counter_ptr, tickets, posted, taken, G, M, N, MODE: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr,
+):  # fmt: skip
+    """One warp: draws this program's next tile of ragged groups while it works on the one before. Tiles cost what their rows
+    cost, so whoever is done first takes the next; which program computes a tile does not change its bits."""
+    if MODE == INDPTR:
+        LAYOUT: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
+        tiles_n = gl.cdiv(N, BLOCK_N)
+        t = gl.program_id(0)
+        ticket = 0
+        i, before, first, size = first_segment(groups_ptr, M, MODE)
+        i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, False, BLOCK_M)
+        while i < segment_end(G, MODE):
+            slot = ticket % 2
+            mbarrier.wait(taken.index(slot), (ticket // 2 & 1) ^ 1)
+            t = gl.atomic_add(counter_ptr, 1, sem="relaxed", scope="gpu") + gl.num_programs(0)
+            tickets.index(slot).store(gl.full([1], t, gl.int32, LAYOUT))
+            mbarrier.arrive(posted.index(slot), count=1)
+            ticket += 1
+            i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, False, BLOCK_M)
