@@ -45,6 +45,7 @@ def hopper(
 CASES: list[Case] = [
     hopper("batch", 4096, 7168, 16384),  # the widest tiles; programs start at different places along K
     hopper("batch", 4096, 24576, 1536),  # large ones
+    hopper("batch", 4096, 2112, 7168),  # 192 columns
     hopper("batch", 256, 2112, 7168, dtype=torch.float16),  # narrower ones
     hopper("batch", 16, 24576, 1536),  # one warpgroup
     hopper("batch", 16, 2112, 7168),  # two warpgroups share K

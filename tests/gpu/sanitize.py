@@ -30,6 +30,7 @@ def tile(m: int, n: int, warpgroups: int, stages: int, pair: int) -> Config:
 LAUNCHES = {
     "large tiles": (C.groupwise(200, 136, 1040, "MN"), "batch", tile(128, 128, 2, 5, 1)),
     "wide tiles": (C.groupwise(200, 264, 1040, "MN"), "batch", tile(128, 256, 2, 4, 1)),
+    "tiles of 192 columns": (C.groupwise(200, 264, 1040, "MN"), "batch", tile(128, 192, 2, 5, 1)),
     "large tiles, scales copied": (C.groupwise(129, 72, 400, "K"), "batch", tile(128, 64, 2, 6, 2)),
     "small tiles": (C.groupwise(17, 136, 1040, "MN"), "batch", tile(64, 64, 1, 6, 2)),
     "split K": (C.groupwise(5, 72, 1936, "MN"), "batch", tile(64, 16, 2, 8, 2)),

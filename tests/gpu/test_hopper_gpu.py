@@ -150,6 +150,22 @@ def test_nan_reaches_its_rows_or_columns_alone(launches, where):
     on_hopper(launches, "batch", 2)
 
 
+@pytest.mark.parametrize("where", ["a_scale", "b_scale"])
+@pytest.mark.parametrize("m", [5, 64, 200])
+def test_an_infinite_scale_of_the_last_step_stays_infinite(launches, m, where):
+    """Tiles take their steps by twos or fours: the zeros behind an odd last one must not meet its scale."""
+    for k in (640, 656 + 128):
+        problem = C.groupwise(m, 264, k, "K")
+        positive = {name: (problem.args[name].view(torch.uint8) & 0x7F).view(C.E4M3).cuda() for name in "ab"}
+        scale = problem.args[where].clone()
+        scale[1, -1] = float("inf")
+        got = problem.run("cuda", **positive, **{where: scale.cuda()}).cpu()
+        infinite = torch.zeros(m, 264, dtype=torch.bool)
+        (infinite if where[0] == "a" else infinite.T)[slice(128, 256) if where == "b_scale" else slice(1, 2)] = True
+        assert torch.equal(got.isinf(), infinite) and not got.isnan().any()
+    on_hopper(launches, "batch", 2)
+
+
 # ---- operands in memory ----
 
 

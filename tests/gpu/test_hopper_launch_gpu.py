@@ -26,7 +26,7 @@ H200 = target_info(90)
 def tiles():
     """Every tile with the largest legal number of stages up to 8, odd ones where the ring may be odd."""
     problem = Problem("matmul", 128, 128, 128, "fp8_1x128", "fp8_128x128", H200, True)
-    for (m, groups), n, pair in itertools.product(((64, 1), (64, 2), (128, 2)), (16, 32, 64, 128, 256), (1, 2)):
+    for (m, groups), n, pair in itertools.product(((64, 1), (64, 2), (128, 2)), (16, 32, 64, 128, 192, 256), (1, 2)):
         stages = (8, 4) if (m, groups) == (64, 2) else (7, 5, 4) if pair == 1 else (6, 4)
         configs = [Config("hopper", m, 128, n, 4 * (groups + 1), s, 8, pair=pair) for s in stages]
         yield from [config for config in configs if illegal(config, problem) is None][:1]

@@ -8,9 +8,9 @@ from tritonfp4.layouts import ceil_div
 
 #: Bytes of weights that must be on their way at once to keep memory busy.
 BYTES_IN_FLIGHT = 7_000_000
-#: Time of a 128 x 64 and of a 128 x 256 tile in that of a 128 x 128 one.
-NARROW_TILE, WIDE_TILE = 0.7, 1.9
-#: K from which 256 columns pay: their four quarters are written one after the other.
+#: Time of a 128 x 64, a 128 x 192 and a 128 x 256 tile in that of a 128 x 128 one.
+NARROW_TILE, WIDER_TILE, WIDE_TILE = 0.7, 1.45, 1.9
+#: K from which 192 and 256 columns pay: they are written 64 at a time.
 WIDE_FROM_K = 4096
 
 
@@ -47,9 +47,9 @@ def hopper(problem: Problem) -> list[Config]:
 
 def _many_rows(problem: Problem) -> Config:
     """128 rows and as many columns as the time of all waves of tiles asks for; how many tiles groups have is not known."""
-    times = {128: 1.0, 64: NARROW_TILE, 256: WIDE_TILE}
-    if problem.k < WIDE_FROM_K:
-        del times[256]
+    times = {128: 1.0, 64: NARROW_TILE}
+    if problem.k >= WIDE_FROM_K:
+        times |= {256: WIDE_TILE, 192: WIDER_TILE}
 
     def time(columns: int) -> float:
         tiles = ceil_div(problem.m, 128) * ceil_div(problem.n, columns)
@@ -59,6 +59,6 @@ def _many_rows(problem: Problem) -> Config:
         columns = 256 if 256 in times and problem.n % 256 == 0 else 128
     else:
         columns = min(times, key=time)
-    if columns == 256:
-        return Config("hopper", 128, 128, 256, 12, 4, 8)
+    if columns > 128:
+        return Config("hopper", 128, 128, columns, 12, 5 if columns == 192 else 4, 8)
     return _config(128, columns, 2, 8 if columns == 64 else 5, problem)

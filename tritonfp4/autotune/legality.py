@@ -72,7 +72,7 @@ def hopper_bytes(config: Config) -> int:
     shares = 64 * warpgroups // m
     stage = (m + n) * 128 + 128 + 16
     scales = round_up(config.num_stages * m * 4, 512)
-    out = 64 * (64 if n == 256 else n) * 2 * warpgroups // shares
+    out = 64 * (64 if n > 128 else n) * 2 * warpgroups // shares
     sums = 64 * n * 4 if shares == 2 else 0
     return config.num_stages * stage + scales + out + sums + 256
 
@@ -84,14 +84,13 @@ def _illegal_hopper(config: Config, problem: Problem) -> str | None:
         return f"not for {problem.a} by {problem.b}"
     if not problem.tma:
         return "rows of an operand or of the output do not start at multiples of 16 bytes"
+    tile = f"{config.block_m} x {config.block_n}"
     warpgroups = config.num_warps // 4 - 1
     shape = (config.block_m, warpgroups)
     if shape not in ((64, 1), (64, 2), (128, 2)) or not 16 <= config.block_n <= 256 or config.block_k != 128:
-        return f"no kernel for tiles of {config.block_m} x {config.block_n} and {config.num_warps} warps"
-    if config.block_n == 256 and (*shape, config.pair) != (128, 2, 1):
-        return (
-            f"no kernel for tiles of {config.block_m} x 256, {config.num_warps} warps and stages of {config.pair} steps"
-        )
+        return f"no kernel for tiles of {tile} and {config.num_warps} warps"
+    if config.block_n > 128 and (*shape, config.pair) != (128, 2, 1):
+        return f"no kernel for tiles of {tile}, {config.num_warps} warps and stages of {config.pair} steps"
     if config.pair not in (1, 2):
         return f"no kernel for stages of {config.pair} steps"
     unit = max(4 if shape == (64, 2) else 1, config.pair)
@@ -105,7 +104,8 @@ def illegal(config: Config, problem: Problem) -> str | None:
     """The reason why the config cannot run the problem, or None."""
     for name in ("block_m", "block_n", "block_k", "num_warps"):
         value = getattr(config, name)
-        if value < 1 or (value & (value - 1) and (name, config.path) != ("num_warps", "hopper")):
+        other = config.path == "hopper" and (name == "num_warps" or (name, value) == ("block_n", 192))
+        if value < 1 or (value & (value - 1) and not other):
             return f"{name} = {value} is not a power of two"
     if problem.op not in ("matmul", "grouped"):
         return None

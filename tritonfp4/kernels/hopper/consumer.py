@@ -1,6 +1,6 @@
 """The warpgroups of the Hopper kernel that multiply.
 
-Each issues the MMAs of two blocks along K (of a wide tile: of two quarters of the columns) and adds the first one's product,
+Each issues the MMAs of two blocks along K (of a wide tile: of 64 columns twice) and adds the first one's product,
 scaled, to its fp32 sum while the tensor cores work on the second. What the compiler must not undo is spelled in volatile
 instructions (`_promote`) and in a predicate that it cannot know (`never`): products of two blocks then never share the life of
 a third.
@@ -18,7 +18,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from tritonfp4.kernels.hopper.producer import forward, k_steps
+from tritonfp4.kernels.hopper.producer import STEP, forward, k_steps
 from tritonfp4.kernels.hopper.tiles import BATCH, MASKED, first_segment, next_tile, place, segment_end, to_tile
 
 # A name that changes with Triton: 3.9 drops the older one.
@@ -27,7 +27,7 @@ _store = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 #: Whether a wide tile's a has registers: the ptxas of Triton 3.9 (12.9) spills one that the ptxas before it (12.8) does not.
 _FROM_REGISTERS = gl.constexpr(not hasattr(tma, "async_load"))
 
-#: Rows of a warpgroup's MMA, columns of one in a tile of four times as many.
+#: Rows of a warpgroup's MMA, columns of one in a tile of three or four times as many.
 ROWS, QUARTER = gl.constexpr(64), gl.constexpr(64)
 
 
@@ -97,41 +97,51 @@ def _accumulate(
 
 
 @gluon.jit
-def _issue_columns(part, never, a, b_ring, slot, first: gl.constexpr):
-    """Start part = a @ b.T of QUARTER columns."""
-    b = b_ring.index(slot).slice(first, QUARTER, dim=0).permute((1, 0))
+def _issue_columns(part, never, a, b_ring, slot, n: gl.constexpr, BLOCK_N: gl.constexpr):
+    """Start part = a @ b.T of the tile's n-th QUARTER columns."""
+    ROWS_OF_SLOT: gl.constexpr = b_ring.shape[1]
+    SLOTS: gl.constexpr = BLOCK_N // ROWS_OF_SLOT
+    FIRST: gl.constexpr = n * QUARTER
+    b = b_ring.index(slot * SLOTS + FIRST // ROWS_OF_SLOT).slice(FIRST % ROWS_OF_SLOT, QUARTER, dim=0).permute((1, 0))
     return warpgroup_mma(a, b, part, use_acc=never, is_async=True)
 
 
 @gluon.jit
 def _accumulate_wide(
-    acc0, acc1, acc2, acc3, part, next_part, never, slot, phase, steps, a_ring, a_scale_ring, b_ring, b_scale_ring, full, empty,
-    ROW: gl.constexpr, STAGES: gl.constexpr, BLOCK_M: gl.constexpr, LAYOUT: gl.constexpr,
+    acc0, acc1, acc2, acc3, part, next_part, never, slot, phase, steps, half, a_ring, a_scale_ring, b_ring, b_scale_ring, full,
+    empty, ROW: gl.constexpr, STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, LAYOUT: gl.constexpr,
 ):  # fmt: skip
-    """As `_accumulate` for 256 columns, whose sums leave registers for the products of two quarters only: those are in flight.
-    a is multiplied from registers, where it fits: shared memory brings it once, not four times."""
+    """As `_accumulate` for 192 or 256 columns, whose sums leave registers for the products of two quarters only: those are in
+    flight. a is multiplied from registers, where it fits: shared memory brings it once, not for every quarter. `half`: the tile
+    begins with the second half of the columns that share a scale."""
     BY_ROW: gl.constexpr = gl.SliceLayout(1, LAYOUT)
     for k in range(0, steps):
         mbarrier.wait(full.index(slot), phase)
         a_scale, b_scale = _scale(a_scale_ring, b_scale_ring, slot, k, ROW, BLOCK_M, BY_ROW)
         left = a_scale * b_scale
         right = a_scale * b_scale_ring.index(slot * 32 + 4 + k % 4).load(BY_ROW)
+        second = left if BLOCK_N == 4 * QUARTER else gl.where(half, right, left)
         a = a_ring.index(slot).slice(ROW, ROWS, dim=0)
         if _FROM_REGISTERS:
             a = a.load(gl.DotOperandLayout(0, LAYOUT, 4))
-        part = _issue_columns(part, never, a, b_ring, slot, 0)
-        next_part = _issue_columns(next_part, never, a, b_ring, slot, QUARTER)
+        part = _issue_columns(part, never, a, b_ring, slot, 0, BLOCK_N)
+        next_part = _issue_columns(next_part, never, a, b_ring, slot, 1, BLOCK_N)
         part = warpgroup_mma_wait(1, deps=(part,))
         acc0 = _promote(acc0, part, left)
-        part = _issue_columns(part, never, a, b_ring, slot, 2 * QUARTER)
+        part = _issue_columns(part, never, a, b_ring, slot, 2, BLOCK_N)
         next_part = warpgroup_mma_wait(1, deps=(next_part,))
-        acc1 = _promote(acc1, next_part, left)
-        next_part = _issue_columns(next_part, never, a, b_ring, slot, 3 * QUARTER)
-        part = warpgroup_mma_wait(1, deps=(part,))
-        acc2 = _promote(acc2, part, right)
-        next_part = warpgroup_mma_wait(0, deps=(next_part,))
-        mbarrier.arrive(empty.index(slot), count=1)
-        acc3 = _promote(acc3, next_part, right)
+        acc1 = _promote(acc1, next_part, second)
+        if BLOCK_N == 4 * QUARTER:
+            next_part = _issue_columns(next_part, never, a, b_ring, slot, 3, BLOCK_N)
+            part = warpgroup_mma_wait(1, deps=(part,))
+            acc2 = _promote(acc2, part, right)
+            next_part = warpgroup_mma_wait(0, deps=(next_part,))
+            mbarrier.arrive(empty.index(slot), count=1)
+            acc3 = _promote(acc3, next_part, right)
+        else:
+            part = warpgroup_mma_wait(0, deps=(part,))
+            mbarrier.arrive(empty.index(slot), count=1)
+            acc2 = _promote(acc2, part, right)
         slot, phase = forward(slot, phase, 1, STAGES)
     return acc0, acc1, acc2, acc3, part, next_part
 
@@ -171,7 +181,8 @@ def consumer(
     STAGES: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, ME: gl.constexpr,
 ):  # fmt: skip
     """One warpgroup: 64 rows of every tile. With KSPLIT = 2 two of them take turns at pairs of steps, and the first adds up."""
-    COLUMNS: gl.constexpr = QUARTER if BLOCK_N == 4 * QUARTER else BLOCK_N
+    WIDE: gl.constexpr = BLOCK_N > 2 * QUARTER
+    COLUMNS: gl.constexpr = QUARTER if WIDE else BLOCK_N
     LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, COLUMNS, 32])
     ROW: gl.constexpr = 0 if KSPLIT == 2 else ME * ROWS
     START: gl.constexpr = 2 * ME if KSPLIT == 2 else 0
@@ -198,18 +209,19 @@ def consumer(
             mine = gl.where(valid > ROW, steps, 0)
             slot, phase = _pass_by(slot, phase, mine, steps, full, empty, PAIR, STAGES)
         done += steps
-        if BLOCK_N == 4 * QUARTER:
+        if WIDE:
             acc1 = gl.zeros([ROWS, COLUMNS], gl.float32, LAYOUT)
             acc2 = gl.zeros([ROWS, COLUMNS], gl.float32, LAYOUT)
             acc3 = gl.zeros([ROWS, COLUMNS], gl.float32, LAYOUT)
             acc, acc1, acc2, acc3, part, next_part = _accumulate_wide(
-                acc, acc1, acc2, acc3, part, next_part, never, slot, phase, mine, a_ring, a_scale_ring, b_ring, b_scale_ring,
-                full, empty, ROW, STAGES, BLOCK_M, LAYOUT,
+                acc, acc1, acc2, acc3, part, next_part, never, slot, phase, mine, tile_n * BLOCK_N % STEP > 0, a_ring,
+                a_scale_ring, b_ring, b_scale_ring, full, empty, ROW, STAGES, BLOCK_M, BLOCK_N, LAYOUT,
             )  # fmt: skip
             _write(acc, out_desc, tile, row, col, bound, valid, ROW, MODE, LAYOUT)
             _write(acc1, out_desc, tile, row, col + QUARTER, bound, valid, ROW, MODE, LAYOUT)
             _write(acc2, out_desc, tile, row, col + 2 * QUARTER, bound, valid, ROW, MODE, LAYOUT)
-            _write(acc3, out_desc, tile, row, col + 3 * QUARTER, bound, valid, ROW, MODE, LAYOUT)
+            if BLOCK_N == 4 * QUARTER:
+                _write(acc3, out_desc, tile, row, col + 3 * QUARTER, bound, valid, ROW, MODE, LAYOUT)
         else:
             acc, part, next_part = _accumulate(
                 acc, part, next_part, never, slot, phase, mine, a_ring, a_scale_ring, b_ring, b_scale_ring, full, empty, START,

@@ -26,7 +26,7 @@ ROWS = 64
 #: anything, or, right behind the quantizer of its activations, before it reads those.
 WAITS, WEIGHTS_FIRST = 1, 2
 #: Stages asked for before the warps take up their roles; with WEIGHTS_FIRST the weights of as many as there are.
-AHEAD = 4
+AHEAD = 8
 #: Rows this many bytes apart meet in the same channels of memory: then not all programs start at the same column.
 COLLIDING = 8192
 #: The smallest box of rows that TMA loads into swizzled memory.
@@ -160,8 +160,8 @@ def matmul_fp8_hopper(
         groups = out  # not read
     key = (constants, out.dtype, groups.dtype, groups.data_ptr() % 16, n, k, rows >> 31, count >> 31)
     descriptors = (
-        _values(a, k, box), _scales(a_scales, mode != "indptr", [1, max(box * boxes, 4)]), _values(b, k, block_n),
-        _scales(b.scales, False, [max(block_n // 128, 1), 4]), _output(out, 64 if block_n == 256 else block_n),
+        _values(a, k, box), _scales(a_scales, mode != "indptr", [1, max(box * boxes, 4)]), _values(b, k, 64 if block_n == 192 else block_n),
+        _scales(b.scales, False, [ceil_div(block_n, 128), 4]), _output(out, 64 if block_n > 128 else block_n),
     )  # fmt: skip
     with on_device(out):
         _launch(

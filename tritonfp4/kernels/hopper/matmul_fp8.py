@@ -39,7 +39,8 @@ def matmul_fp8_hopper_kernel(
     UNIT: gl.constexpr = 4 if KSPLIT == 2 else PAIR
     gl.static_assert(STAGES % UNIT == 0, "slots of the ring must belong to one warpgroup each")
     a_ring = gl.allocate_shared_memory(a_desc.dtype, [STAGES, BLOCK_M, STEP], a_desc.layout)
-    b_ring = gl.allocate_shared_memory(b_desc.dtype, [STAGES, BLOCK_N, STEP], b_desc.layout)
+    BOX_N: gl.constexpr = b_desc.block_shape[0]
+    b_ring = gl.allocate_shared_memory(b_desc.dtype, [STAGES * (BLOCK_N // BOX_N), BOX_N, STEP], b_desc.layout)
     a_scale_ring = gl.allocate_shared_memory(gl.float32, [STAGES, 1, BLOCK_M], a_scale_desc.layout)
     # TMA wants its targets 128 bytes apart
     b_scale_ring = gl.allocate_shared_memory(gl.float32, [STAGES, 8, 4], b_scale_desc.layout)

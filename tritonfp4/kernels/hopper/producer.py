@@ -93,7 +93,7 @@ def _in_turn(at_k, steps, ROTATE: gl.constexpr):
 @gluon.jit
 def _expect(full, stage, boxes, PAIR: gl.constexpr, BLOCK_N: gl.constexpr, BOX_M: gl.constexpr, BOXES: gl.constexpr):
     """Tell a stage's barrier how many bytes will come."""
-    OTHERS: gl.constexpr = BLOCK_N * STEP + max(BOX_M * BOXES, 4) * 4 + 16 * max(BLOCK_N // STEP, 1)
+    OTHERS: gl.constexpr = BLOCK_N * STEP + max(BOX_M * BOXES, 4) * 4 + 16 * ((BLOCK_N + STEP - 1) // STEP)
     if BOXES == 1:
         mbarrier.expect(full.index(stage), PAIR * (BOX_M * STEP + OTHERS))
     else:
@@ -123,18 +123,27 @@ def _fill_a(
 
 @gluon.jit
 def _fill_b(
-    b_desc, b_scale_desc, b_ring, b_scale_ring, full, stage, at_k, b_row, b_scale_row, PAIR: gl.constexpr, ONCE: gl.constexpr,
+    b_desc, b_ring, full, stage, at_k, b_row, PAIR: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr,
 ):  # fmt: skip
-    """Ask TMA for the b of a stage's PAIR steps."""
+    """Ask TMA for the b of a stage's PAIR steps. Tiles of 64 rows stream their weights: few read them again."""
+    BOX_N: gl.constexpr = b_desc.block_shape[0]
     bar = full.index(stage)
     for j in gl.static_range(PAIR):
         slot = stage * PAIR + j
-        if ONCE:
-            _load_once(b_desc, b_row, (at_k + j) * STEP, bar, b_ring.index(slot))
-        else:
-            _load(b_desc, [b_row, (at_k + j) * STEP], bar, b_ring.index(slot))
-        to = b_scale_ring.index(slot).slice(0, b_scale_desc.block_shape[0], dim=0)
-        _load(b_scale_desc, [b_scale_row, (at_k + j) // 4 * 4], bar, to)
+        for n in gl.static_range(BLOCK_N // BOX_N):
+            to = b_ring.index(slot * (BLOCK_N // BOX_N) + n)
+            if BLOCK_M == 64:
+                _load_once(b_desc, b_row + n * BOX_N, (at_k + j) * STEP, bar, to)
+            else:
+                _load(b_desc, [b_row + n * BOX_N, (at_k + j) * STEP], bar, to)
+
+
+@gluon.jit
+def _fill_b_scale(b_scale_desc, b_scale_ring, full, stage, at_k, b_scale_row, PAIR: gl.constexpr):
+    """Ask TMA for the scales of the b of a stage's PAIR steps: they come in fours."""
+    for j in gl.static_range(PAIR):
+        to = b_scale_ring.index(stage * PAIR + j).slice(0, b_scale_desc.block_shape[0], dim=0)
+        _load(b_scale_desc, [b_scale_row, (at_k + j) // 4 * 4], full.index(stage), to)
 
 
 @gluon.jit
@@ -157,7 +166,8 @@ def fill_ahead(
     for s in gl.static_range(AHEAD):
         k = _in_turn(at_k + s * PAIR, steps, ROTATE)
         _expect(full, s, boxes, PAIR, BLOCK_N, BOX_M, BOXES)
-        _fill_b(b_desc, b_scale_desc, b_ring, b_scale_ring, full, s, k, b_row, b_scale_row, PAIR, BLOCK_M == 64)
+        _fill_b(b_desc, b_ring, full, s, k, b_row, PAIR, BLOCK_M, BLOCK_N)
+        _fill_b_scale(b_scale_desc, b_scale_ring, full, s, k, b_scale_row, PAIR)
         if EARLY < 2:
             _fill_a(
                 a_desc, a_scale_desc, a_ring, a_scale_ring, full, s, boxes, k, row, scale_row, scale_col, K, PAIR, BOX_M, BOXES
@@ -204,9 +214,8 @@ def producer(
                 a_desc, a_scale_desc, a_ring, a_scale_ring, full, stage, boxes, at_k, row, scale_row, scale_col, K, PAIR, BOX_M,
                 BOXES,
             )  # fmt: skip
-            _fill_b(
-                b_desc, b_scale_desc, b_ring, b_scale_ring, full, stage, at_k, b_row, b_scale_row, PAIR, BLOCK_M == 64
-            )
+            _fill_b(b_desc, b_ring, full, stage, at_k, b_row, PAIR, BLOCK_M, BLOCK_N)
+            _fill_b_scale(b_scale_desc, b_scale_ring, full, stage, at_k, b_scale_row, PAIR)
             at_k += PAIR
             if ROTATE:
                 at_k = gl.where(at_k >= steps, 0, at_k)
