@@ -66,15 +66,15 @@ def _illegal_fp8(config: Config, problem: Problem) -> str | None:
 
 
 def hopper_bytes(config: Config) -> int:
-    """Shared memory of a program of the Hopper kernel: stages with scales, the tile on its way out, partial sums; at most,
-    for some of it begins at multiples of 128 bytes."""
+    """Shared memory of a program of the Hopper kernel: stages with scales, the tile on its way out, partial sums, tickets of
+    ragged groups; at most, for some of it begins at multiples of 128 bytes."""
     m, n, warpgroups = config.block_m, config.block_n, config.num_warps // 4 - 1
     shares = 64 * warpgroups // m
     stage = (m + n) * 128 + 128 + 16
     scales = round_up(config.num_stages * m * 4, 512)
     out = 64 * (64 if n > 128 else n) * 2 * warpgroups // shares
     sums = 64 * n * 4 if shares == 2 else 0
-    return config.num_stages * stage + scales + out + sums + 256
+    return config.num_stages * stage + scales + out + sums + 384
 
 
 def _illegal_hopper(config: Config, problem: Problem) -> str | None:
