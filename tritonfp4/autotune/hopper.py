@@ -8,16 +8,16 @@ from tritonfp4.layouts import ceil_div
 
 #: Bytes of weights that must be on their way at once to keep memory busy.
 BYTES_IN_FLIGHT = 7_000_000
-#: Time of a 128 x 64, a 128 x 192 and a 128 x 256 tile in that of a 128 x 128 one.
-NARROW_TILE, WIDER_TILE, WIDE_TILE = 0.7, 1.45, 1.9
-#: K from which 192 and 256 columns pay: they are written 64 at a time.
+#: Columns of a tile of 128 rows -> its time in that of 128 columns; of equal ones the first is taken.
+TILE_TIMES = {128: 1.0, 64: 0.7, 256: 1.9, 192: 1.45}
+#: K from which more than 128 columns pay: they are written 64 at a time.
 WIDE_FROM_K = 4096
 
 
 def _config(m: int, n: int, warpgroups: int, stages: int, problem: Problem) -> Config:
     """As many stages as asked for, or as fit."""
     shared = problem.device.arch.shared_bytes
-    pair = 1 if (m, n) == (128, 128) else 2
+    pair = 1 if m == 128 and n >= 128 else 2
     unit = 4 if m == 64 and warpgroups == 2 else pair
     while stages > 4:
         config = Config("hopper", m, 128, n, 4 * (warpgroups + 1), stages // unit * unit, 8, pair=pair)
@@ -47,18 +47,14 @@ def hopper(problem: Problem) -> list[Config]:
 
 def _many_rows(problem: Problem) -> Config:
     """128 rows and as many columns as the time of all waves of tiles asks for; how many tiles groups have is not known."""
-    times = {128: 1.0, 64: NARROW_TILE}
-    if problem.k >= WIDE_FROM_K:
-        times |= {256: WIDE_TILE, 192: WIDER_TILE}
+    wide = problem.k >= WIDE_FROM_K
 
     def time(columns: int) -> float:
         tiles = ceil_div(problem.m, 128) * ceil_div(problem.n, columns)
-        return ceil_div(tiles, problem.device.sm_count) * times[columns]
+        return ceil_div(tiles, problem.device.sm_count) * TILE_TIMES[columns]
 
     if problem.op == "grouped":
-        columns = 256 if 256 in times and problem.n % 256 == 0 else 128
+        columns = 256 if wide and problem.n % 256 == 0 else 128
     else:
-        columns = min(times, key=time)
-    if columns > 128:
-        return Config("hopper", 128, 128, columns, 12, 5 if columns == 192 else 4, 8)
+        columns = min((c for c in TILE_TIMES if wide or c <= 128), key=time)
     return _config(128, columns, 2, 8 if columns == 64 else 5, problem)
