@@ -161,9 +161,11 @@ def fill_ahead(
         t, i, before, first, size, groups_ptr, G, N, K, tiles_n, MODE, GROUP, KSPLIT, BLOCK_M, BLOCK_N, BOX_M, BOXES
     )
     at_k = _first_step(tile_n, steps, ROTATE)
+    # a loop, not AHEAD copies of its body: code that is new to the GPU comes from memory, too
+    count = gl.minimum(AHEAD, steps // PAIR)
     if EARLY == 1:
         after_previous()
-    for s in gl.static_range(AHEAD):
+    for s in range(0, count):
         k = _in_turn(at_k + s * PAIR, steps, ROTATE)
         _expect(full, s, boxes, PAIR, BLOCK_N, BOX_M, BOXES)
         _fill_b(b_desc, b_ring, full, s, k, b_row, PAIR, BLOCK_M, BLOCK_N)
@@ -174,7 +176,7 @@ def fill_ahead(
             )  # fmt: skip
     if EARLY == 2:
         after_previous()
-        for s in gl.static_range(AHEAD):
+        for s in range(0, count):
             k = _in_turn(at_k + s * PAIR, steps, ROTATE)
             _fill_a(
                 a_desc, a_scale_desc, a_ring, a_scale_ring, full, s, boxes, k, row, scale_row, scale_col, K, PAIR, BOX_M, BOXES
