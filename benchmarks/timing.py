@@ -17,6 +17,9 @@ FLUSHES = ("dirty", "clean")
 FLUSH_BYTES = 1 << 28
 #: Calls of each implementation: so many, or as many as take this time (milliseconds).
 LEAST, MOST, BUDGET = 10, 200, 250.0
+#: Milliseconds of calls that are not counted: for so long a GPU still has the clocks to which the heavy case before brought it down
+#: (`results/h200/settling.csv`).
+SETTLE = 150.0
 
 
 def captured(name: str, call: Call) -> Callable[[], object]:
@@ -75,6 +78,8 @@ def measure(calls: Mapping[str, Call], flush: str) -> dict[str, float]:
     turn()
     whole = _timed(turn)
     torch.cuda.synchronize()
+    for _ in range(int(SETTLE / _milliseconds(whole))):
+        turn()
     count = max(LEAST, min(MOST, int(BUDGET / _milliseconds(whole))))
     turns = [turn() for _ in range(count)]
     torch.cuda.synchronize()
