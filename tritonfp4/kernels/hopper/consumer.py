@@ -195,6 +195,8 @@ def consumer(
     tile = out_tiles.index(0 if KSPLIT == 2 else ME)
     t = gl.program_id(0)
     ticket = 0
+    half = 0
+    other_i, other_before, other_first, other_size = first_segment(groups_ptr, M, MODE)
     i, before, first, size = first_segment(groups_ptr, M, MODE)
     i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
     while i < segment_end(G, MODE):
@@ -232,6 +234,8 @@ def consumer(
                 summed ^= 1
             if KSPLIT == 1 or ME == 0:
                 _write(acc, out_desc, tile, row, col, bound, valid, ROW, MODE, LAYOUT)
-        t, ticket = next_tile(t, ticket, tickets, posted, taken, MODE)
+        t, ticket, half, i, before, first, size, other_i, other_before, other_first, other_size = next_tile(
+            t, ticket, half, i, before, first, size, other_i, other_before, other_first, other_size, tickets, posted, taken, MODE
+        )  # fmt: skip
         i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
     tma.store_wait(0)

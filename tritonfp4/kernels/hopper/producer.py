@@ -202,6 +202,8 @@ def producer(
     begin = AHEAD * PAIR
     t = gl.program_id(0)
     ticket = 0
+    half = 0
+    other_i, other_before, other_first, other_size = first_segment(groups_ptr, M, MODE)
     i, before, first, size = first_segment(groups_ptr, M, MODE)
     i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)
     while i < segment_end(G, MODE):
@@ -223,5 +225,7 @@ def producer(
                 at_k = gl.where(at_k >= steps, 0, at_k)
             stage, phase = forward(stage, phase, 1, STAGES // PAIR)
         begin = 0
-        t, ticket = next_tile(t, ticket, tickets, posted, taken, MODE)
+        t, ticket, half, i, before, first, size, other_i, other_before, other_first, other_size = next_tile(
+            t, ticket, half, i, before, first, size, other_i, other_before, other_first, other_size, tickets, posted, taken, MODE
+        )  # fmt: skip
         i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, BLOCK_M)

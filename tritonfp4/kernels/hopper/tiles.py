@@ -12,6 +12,8 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
 #: `MODE` of the kernel.
 BATCH, MASKED, INDPTR = gl.constexpr(0), gl.constexpr(1), gl.constexpr(2)
+#: The bit of a ticket that says which of two walks it belongs to.
+SECOND = gl.constexpr(30)
 
 
 @gluon.jit
@@ -97,17 +99,44 @@ def place(
 
 
 @gluon.jit
-def next_tile(t, ticket, tickets, posted, taken, MODE: gl.constexpr):
-    """The tile after t of this program, and the number of the ticket behind it. Ragged groups: what `draw` has posted."""
+def next_tile(
+    t, ticket, half, i, before, first, size, other_i, other_before, other_first, other_size, tickets, posted, taken, MODE: gl.constexpr,
+):  # fmt: skip
+    """The tile after t of this program, the number of the ticket behind it, and the states of both walks, first the one that goes on
+    to it (`to_tile`). Ragged groups: what `draw` has posted."""
     if MODE == INDPTR:
         slot = ticket % 2
         mbarrier.wait(posted.index(slot), ticket // 2 & 1)
         LAYOUT: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
         t = gl.max(tickets.index(slot).load(LAYOUT), 0)
         mbarrier.arrive(taken.index(slot), count=1)
-        return t, ticket + 1
+        now = t >> SECOND
+        t = t & ((1 << SECOND) - 1)
+        if now != half:
+            i, other_i = other_i, i
+            before, other_before = other_before, before
+            first, other_first = other_first, first
+            size, other_size = other_size, size
+        return t, ticket + 1, now, i, before, first, size, other_i, other_before, other_first, other_size
     else:
-        return t + gl.num_programs(0), ticket
+        return (
+            t + gl.num_programs(0), ticket, half, i, before, first, size, other_i, other_before, other_first, other_size,
+        )  # fmt: skip
+
+
+@gluon.jit
+def _count_tiles(groups_ptr, G, M, tiles_n, BLOCK_M: gl.constexpr):
+    """Tiles of all segments."""
+    LAYOUT: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
+    total = 0
+    for at in range(0, G + 2, 32):
+        i = at + gl.arange(0, 32, LAYOUT)
+        first = gl.load(groups_ptr + i - 1, mask=(i > 0) & (i <= G + 1), other=0)
+        end = gl.load(groups_ptr + i, mask=i <= G, other=0)
+        first = gl.minimum(gl.maximum(gl.where(i <= G + 1, first, M), 0), M).to(gl.int32)
+        end = gl.minimum(gl.maximum(gl.where(i <= G, end, M), first), M).to(gl.int32)
+        total += gl.sum((end - first + BLOCK_M - 1) // BLOCK_M, 0)
+    return total * tiles_n
 
 
 @gluon.jit
@@ -115,19 +144,27 @@ def draw(
     groups_ptr, counter_ptr, tickets, posted, taken, G, M, N, MODE: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr,
 ):  # fmt: skip
     """One warp: draws this program's next tile of ragged groups while it works on the one before. Tiles cost what their rows
-    cost, so whoever is done first takes the next; which program computes a tile does not change its bits."""
+    cost, so whoever is done first takes the next; which program computes a tile does not change its bits.
+
+    Behind the first tile of every program, tickets take turns at two walks: over the first half of the rest and over the second.
+    Tiles of large groups, which the tensor cores bind, so meet those of small ones, which memory binds. A ticket's bit `SECOND`
+    says which walk it belongs to.
+    """
     if MODE == INDPTR:
         LAYOUT: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
-        tiles_n = gl.cdiv(N, BLOCK_N)
+        programs = gl.num_programs(0)
+        total = _count_tiles(groups_ptr, G, M, gl.cdiv(N, BLOCK_N), BLOCK_M)
+        half = gl.cdiv(gl.maximum(total - programs, 0), 2)
         t = gl.program_id(0)
         ticket = 0
-        i, before, first, size = first_segment(groups_ptr, M, MODE)
-        i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, False, BLOCK_M)
-        while i < segment_end(G, MODE):
+        while t < total:
             slot = ticket % 2
             mbarrier.wait(taken.index(slot), (ticket // 2 & 1) ^ 1)
-            t = gl.atomic_add(counter_ptr, 1, sem="relaxed", scope="gpu") + gl.num_programs(0)
-            tickets.index(slot).store(gl.full([1], t, gl.int32, LAYOUT))
+            c = gl.atomic_add(counter_ptr, 1, sem="relaxed", scope="gpu")
+            second = c % 2
+            t = programs + c // 2 + second * half
+            # behind the last tile of the first walk there is none, though the second has some
+            t = gl.where((second == 0) & (c // 2 >= half), total, t)
+            tickets.index(slot).store(gl.full([1], t + (second << SECOND), gl.int32, LAYOUT))
             mbarrier.arrive(posted.index(slot), count=1)
             ticket += 1
-            i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, False, BLOCK_M)
