@@ -259,7 +259,9 @@ def load(pointer, mask=True, other=0):
 
 
 #: The language of the walk, for Python numbers.
-NUMBERS = types.SimpleNamespace(minimum=min, maximum=max, where=lambda c, x, y: x if c else y, load=load)
+NUMBERS = types.SimpleNamespace(
+    minimum=min, maximum=max, where=lambda c, x, y: x if c else y, load=load, cdiv=lambda x, y: -(-x // y)
+)
 
 
 @pytest.fixture
@@ -267,7 +269,7 @@ def walk():
     """The walk's jit functions as functions of Python numbers."""
     tiles = pytest.importorskip("tritonfp4.kernels.hopper.tiles")
     scope = {"gl": NUMBERS, "BATCH": 0, "MASKED": 1, "INDPTR": 2}
-    for name in ("in_bands", "aligned_start", "first_segment", "to_tile", "segment_end", "place"):
+    for name in ("in_bands", "aligned_start", "first_segment", "to_tile", "segment_end", "place", "drawn"):
         scope[name] = types.FunctionType(getattr(tiles, name).fn.__code__, scope)
     return types.SimpleNamespace(**scope)
 
@@ -330,6 +332,19 @@ def test_bad_offsets_stay_within_the_rows(walk, groups):
         assert 0 <= valid <= bound and row >= 0 and row + bound <= 23 and 0 <= matrix < 3
         seen |= set(range(row, row + bound))
     assert seen == set(range(23))  # no row is left as it was
+
+
+@pytest.mark.parametrize("walks", [1, 2])
+@pytest.mark.parametrize("programs, total", [(132, 1), (132, 132), (132, 133), (132, 1472), (7, 100), (7, 99), (1, 2)])
+def test_every_tile_is_drawn_once_and_walks_go_forward(walk, programs, total, walks):
+    """Every program draws until it gets no tile, so a ticket that gets none may come before one that gets one."""
+    drawn = [walk.drawn(c, programs, total, walks) for c in range(total + 2 * programs)]
+    assert sorted(t for t, _ in drawn if t < total) == list(range(programs, total))
+    for number in range(walks):
+        tiles = [t for t, which in drawn if which == number]
+        assert tiles == sorted(tiles)
+    last = max((c for c, (t, _) in enumerate(drawn) if t < total), default=0)
+    assert sum(t >= total for t, _ in drawn[:last]) < programs  # someone is left to draw it
 
 
 def test_segments_of_scales_begin_aligned_and_do_not_overlap(walk):

@@ -14,6 +14,8 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 BATCH, MASKED, INDPTR = gl.constexpr(0), gl.constexpr(1), gl.constexpr(2)
 #: The bit of a ticket that says which of two walks it belongs to.
 SECOND = gl.constexpr(30)
+#: Mean rows of groups up to which tiles are drawn from both halves of the list.
+MIXED_TO = gl.constexpr(128)
 
 
 @gluon.jit
@@ -125,18 +127,11 @@ def next_tile(
 
 
 @gluon.jit
-def _count_tiles(groups_ptr, G, M, tiles_n, BLOCK_M: gl.constexpr):
-    """Tiles of all segments."""
-    LAYOUT: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
-    total = 0
-    for at in range(0, G + 2, 32):
-        i = at + gl.arange(0, 32, LAYOUT)
-        first = gl.load(groups_ptr + i - 1, mask=(i > 0) & (i <= G + 1), other=0)
-        end = gl.load(groups_ptr + i, mask=i <= G, other=0)
-        first = gl.minimum(gl.maximum(gl.where(i <= G + 1, first, M), 0), M).to(gl.int32)
-        end = gl.minimum(gl.maximum(gl.where(i <= G, end, M), first), M).to(gl.int32)
-        total += gl.sum((end - first + BLOCK_M - 1) // BLOCK_M, 0)
-    return total * tiles_n
+def drawn(c, programs, total, walks):
+    """The tile of ticket c, and the walk that goes on to it. Every program has had a tile before; each walk has its share of the rest,
+    and behind it none, though the other one may have some."""
+    share = gl.cdiv(gl.maximum(total - programs, 0), walks)
+    return gl.where(c // walks < share, programs + c // walks + c % walks * share, total), c % walks
 
 
 @gluon.jit
@@ -146,25 +141,25 @@ def draw(
     """One warp: draws this program's next tile of ragged groups while it works on the one before. Tiles cost what their rows
     cost, so whoever is done first takes the next; which program computes a tile does not change its bits.
 
-    Behind the first tile of every program, tickets take turns at two walks: over the first half of the rest and over the second.
-    Tiles of large groups, which the tensor cores bind, so meet those of small ones, which memory binds. A ticket's bit `SECOND`
-    says which walk it belongs to.
+    Of groups of MIXED_TO rows or fewer, on average, tickets take turns at two walks, behind the first tile of every program: over the
+    first half of the rest and over the second. Tiles of large groups, which the tensor cores bind, so meet those of small ones,
+    which memory binds; but tiles that share operands meet less often. A ticket's bit `SECOND` says which walk it belongs to.
     """
     if MODE == INDPTR:
         LAYOUT: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
-        programs = gl.num_programs(0)
-        total = _count_tiles(groups_ptr, G, M, gl.cdiv(N, BLOCK_N), BLOCK_M)
-        half = gl.cdiv(gl.maximum(total - programs, 0), 2)
+        # behind the last tile the walk has passed them all
+        i, before, first, size = first_segment(groups_ptr, M, MODE)
+        _, total, _, _ = to_tile(
+            1 << SECOND, i, before, first, size, groups_ptr, G, M, gl.cdiv(N, BLOCK_N), MODE, False, BLOCK_M
+        )
+        walks = gl.where(M <= MIXED_TO * G, 2, 1)
         t = gl.program_id(0)
         ticket = 0
         while t < total:
             slot = ticket % 2
             mbarrier.wait(taken.index(slot), (ticket // 2 & 1) ^ 1)
             c = gl.atomic_add(counter_ptr, 1, sem="relaxed", scope="gpu")
-            second = c % 2
-            t = programs + c // 2 + second * half
-            # behind the last tile of the first walk there is none, though the second has some
-            t = gl.where((second == 0) & (c // 2 >= half), total, t)
+            t, second = drawn(c, gl.num_programs(0), total, walks)
             tickets.index(slot).store(gl.full([1], t + (second << SECOND), gl.int32, LAYOUT))
             mbarrier.arrive(posted.index(slot), count=1)
             ticket += 1
