@@ -293,8 +293,11 @@ def _kind(t: Operand) -> str:
 
 def matmul_config(a: Operand, b: Operand, device: DeviceInfo) -> Config:
     """What `tritonfp4.autotune.select` chooses for ``a @ b.T`` on a device."""
+    from tritonfp4.kernels.fragments.operands import words_ready
+
     k = min(a.shape[-1], b.shape[-1])
-    return select(Problem("matmul", a.shape[0], b.shape[0], k, _kind(a), _kind(b), device))
+    ready = isinstance(b, BlockScaledTensor) and words_ready(a, b)
+    return select(Problem("matmul", a.shape[0], b.shape[0], k, _kind(a), _kind(b), device, ready))
 
 
 def matmul(
@@ -346,6 +349,8 @@ def expected_mma(arch: int, config: Config, format: str, name: str = "") -> str:
         return EXPECTED[family, format]
     if config.path == "hopper":
         return EXPECTED["9x", "hopper"]
+    if config.path == "fragments":
+        return _WARP
     grouped = name.startswith(("grouped", "matmul_fp8"))  # these swap the dot, not the operands
     left = config.block_n if grouped and config.swap else config.block_m
     if config.path == "fp8":

@@ -31,17 +31,23 @@ def test_error_bound(a, b, layout):
 @pytest.mark.parametrize("a, b", PAIRS)
 def test_every_candidate_config(a, b):
     """Not only what `select` takes first: every legal config it knows, by the launchers."""
+    from tritonfp4.kernels.fragments.launch import matmul_w4
     from tritonfp4.kernels.matmul_scaled import matmul_scaled
     from tritonfp4.kernels.matmul_upcast import matmul_dequantize, matmul_upcast
 
-    launchers = {"native": matmul_scaled, "upcast": matmul_upcast, "dequantize": matmul_dequantize}
+    launchers = {
+        "native": matmul_scaled,
+        "upcast": matmul_upcast,
+        "dequantize": matmul_dequantize,
+        "fragments": matmul_w4,
+    }
     info = device_info(torch.device("cuda", torch.cuda.current_device()))
     for rows in (1, 17, 33, 64, 129, 1000):
         n, k = 1000, 352
         left, right = operand(rows, k, a, LAYOUTS[1], 1), operand(n, k, b, LAYOUTS[0], 2)
         want = exact_product(left, right)
-        for config in candidates(Problem("matmul", rows, n, k, a, b, info)):
-            if illegal(config, Problem("matmul", rows, n, k, a, b, info)) is None:
+        for config in candidates(Problem("matmul", rows, n, k, a, b, info, True)):
+            if illegal(config, Problem("matmul", rows, n, k, a, b, info, True)) is None:
                 out = torch.full(want.shape, float("nan"), dtype=torch.bfloat16, device="cuda")
                 launchers[config.path](left.to("cuda"), right.to("cuda"), out, config)
                 assert error(out, want) <= threshold(out), (rows, config)

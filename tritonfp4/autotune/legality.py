@@ -20,7 +20,8 @@ class Problem:
         m, n, k: rows of a, rows of b, elements along K (an elementwise pass has n = 0).
         a, b: format names, or "bf16" / "fp16" for plain operands.
         device: what it runs on.
-        tma: whether TMA can load the elements of both operands and store the output.
+        tma: whether TMA can load the elements of both operands and store the output; for FP4 weights, whether both operands
+            are rows of whole 16-byte pieces.
     """
 
     op: str
@@ -77,6 +78,24 @@ def hopper_bytes(config: Config) -> int:
     return config.num_stages * stage + scales + out + sums + 384
 
 
+def _illegal_fragments(config: Config, problem: Problem) -> str | None:
+    if problem.device.interpreted:
+        return "Gluon is not interpreted"
+    if problem.op != "matmul" or problem.b not in FP4 or problem.a not in (*FP4, "bf16", "fp16"):
+        return f"not for {problem.a} by {problem.b}"
+    if problem.a == "fp16" and problem.b == "mxfp4":
+        return "fp16 activations and MXFP4 weights share no 16-bit type"
+    if not problem.tma:
+        return "rows of an operand are not whole pieces of 16 bytes"
+    tile = f"{config.block_m} x {config.block_n}"
+    if not (16 <= config.block_m <= 64 and 8 <= config.block_n <= 32 and config.block_k == 128 and config.swap):
+        return f"no kernel for tiles of {tile} and steps of {config.block_k}"
+    if config.num_warps > 8 or config.block_m * config.block_n > 1024:
+        return f"too few registers for tiles of {tile} and {config.num_warps} warps"
+    need, have = config.num_warps * config.block_m * config.block_n * 4, problem.device.arch.shared_bytes
+    return f"needs {need} bytes of shared memory, the device has {have}" if need > have else None
+
+
 def _illegal_hopper(config: Config, problem: Problem) -> str | None:
     if problem.device.arch.number != 90:
         return f"{problem.device.arch.name} has no wgmma"
@@ -109,7 +128,7 @@ def illegal(config: Config, problem: Problem) -> str | None:
             return f"{name} = {value} is not a power of two"
     if problem.op not in ("matmul", "grouped"):
         return None
-    if config.path not in ("native", "upcast", "dequantize", "fp8", "fp8_upcast", "hopper"):
+    if config.path not in ("native", "upcast", "fragments", "dequantize", "fp8", "fp8_upcast", "hopper"):
         return f"unknown path {config.path!r}"
     if (config.path in ("fp8", "fp8_upcast", "hopper")) != any(kind in FP8_FORMATS for kind in (problem.a, problem.b)):
         return f"{config.path} does not multiply {problem.a} by {problem.b}"
@@ -117,6 +136,8 @@ def illegal(config: Config, problem: Problem) -> str | None:
         return _illegal_hopper(config, problem)
     if config.path in ("fp8", "fp8_upcast"):
         return _illegal_fp8(config, problem)
+    if config.path == "fragments":
+        return _illegal_fragments(config, problem)
     if config.path == "dequantize":
         if "mxfp4" in (problem.a, problem.b) and "fp16" in (problem.a, problem.b):
             return "fp16 activations and MXFP4 weights share no 16-bit type"

@@ -78,6 +78,14 @@ def _elementwise(problem: Problem) -> Config:
     return Config(problem.op, block_m=32, block_k=128)
 
 
+def _fragments(problem: Problem) -> list[Config]:
+    """FP4 weights and few rows: as many programs as SMs, or smaller tiles. Warps divide K."""
+    tokens = _up_to(problem.m, 8, 32)
+    programs = -(-problem.n // 32) * -(-problem.m // tokens)
+    rows = 32 if programs >= 0.9 * problem.device.sm_count else 16
+    return [Config("fragments", rows, 128, tokens, 8, swap=True)]
+
+
 def _upcast(problem: Problem) -> list[Config]:
     """Small tiles where decoded operands and accumulators share the registers of a warp, else they spill."""
     m = problem.m
@@ -139,6 +147,7 @@ def _matmul(problem: Problem) -> list[Config]:
             8 if problem.device.arch.mma == "mma.sync" and m > 32 else 4
         )  # 128x64 accumulators in the registers of 4 warps spill
         found.append(Config("native", 128, 256, _up_to(m, 16, 64), num_warps=warps, num_stages=3, swap=True))
+        found += _fragments(problem)
     else:
         found += [Config("native", 128, 256, 128, num_warps=8, num_stages=stages, group_m=8) for stages in (3, 2)]
     if m >= DEQUANTIZE_FROM_M or n < DECODE_IN_TILES_FROM_ROWS * problem.device.sm_count:

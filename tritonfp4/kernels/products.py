@@ -28,6 +28,13 @@ def _hopper() -> Any:
     return launch
 
 
+@functools.cache
+def _fragments() -> Any:
+    from tritonfp4.kernels.fragments import launch
+
+    return launch
+
+
 def activations(x: torch.Tensor, how: Config) -> BlockScaledTensor:
     """`per_token_cast_to_fp8` of [M, K] for the product that is launched next: on GPUs that can, it may begin meanwhile."""
     values, scales = quantize_fp8(
@@ -47,7 +54,8 @@ def multiply(a: Operand, b: Operand, out: torch.Tensor, config: Config, behind_a
         matmul_fp8(a, b, None, "batch", out, config)
     else:
         paths = {"native": matmul_scaled, "upcast": matmul_upcast, "dequantize": matmul_dequantize}
-        paths[config.path](a, b, out, config)
+        launch = _fragments().matmul_w4 if config.path == "fragments" else paths[config.path]
+        launch(a, b, out, config)
 
 
 def multiply_groups(

@@ -57,6 +57,13 @@ def _hopper_operands() -> Any:
     return operands
 
 
+@functools.cache
+def _fragment_operands() -> Any:
+    from tritonfp4.kernels.fragments import operands
+
+    return operands
+
+
 def _kind(t: BlockScaledTensor | torch.Tensor) -> str:
     if isinstance(t, BlockScaledTensor):
         return t.format.name
@@ -75,6 +82,8 @@ def _config(op: str, m: int, n: int, k: int, a: Any, b: Any, out: torch.Tensor, 
     # with a group for every row a tile may meet several matrices: no loads for whole tiles
     if kind_a == "fp8_1x128" and kind_b == "fp8_128x128" and mode != "indices":
         tma = device_info(device).arch.mma == "wgmma" and _hopper_operands().tma_ready(a, b, out)
+    elif op == "matmul" and kind_b in ("nvfp4", "mxfp4"):
+        tma = _fragment_operands().words_ready(a, b)
     return _selected(op, m, n, k, kind_a, kind_b, device, tma)
 
 

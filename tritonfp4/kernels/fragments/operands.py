@@ -1,0 +1,42 @@
+"""What the memory of a product must look like for threads that read words of it. Knows nothing of Gluon."""
+
+from __future__ import annotations
+
+import torch
+
+from tritonfp4.tensor import BlockScaledTensor
+
+#: Elements along K that one thread takes from a row: 16 bytes of FP4.
+PIECE = 32
+
+
+def _whole_pieces(t: BlockScaledTensor | torch.Tensor) -> bool:
+    """Whether rows [rows, K] consist of pieces of `PIECE` elements that start at multiples of 16 bytes, and their scales of pairs."""
+    if isinstance(t, BlockScaledTensor):
+        if t.scales.data_ptr() % 2 or t.batched:
+            return False
+        x = t.values
+    else:
+        x = t
+    stride_r, stride_k = x.stride()
+    even = stride_k == 1 and (stride_r * x.element_size() % 16 == 0 or x.shape[0] == 1)
+    return even and x.data_ptr() % 16 == 0 and t.shape[-1] % PIECE == 0
+
+
+def words_ready(a: BlockScaledTensor | torch.Tensor, b: BlockScaledTensor | torch.Tensor) -> bool:
+    """Whether `matmul_w4` can read both operands."""
+    return _whole_pieces(a) and _whole_pieces(b)
+
+
+def words(t: BlockScaledTensor | torch.Tensor, k: int) -> torch.Tensor:
+    """The first k elements of every row as words of 32 bits."""
+    x = t.values[:, : k // 2] if isinstance(t, BlockScaledTensor) else t[:, :k]
+    return x.view(torch.int32)
+
+
+def codes(t: BlockScaledTensor | torch.Tensor) -> torch.Tensor | None:
+    """Scale codes, those of NVFP4 by twos."""
+    if isinstance(t, torch.Tensor):
+        return None
+    flat = t.scales.contiguous()
+    return flat.view(torch.uint16) if t.format.name == "nvfp4" else flat
