@@ -291,13 +291,15 @@ def _kind(t: Operand) -> str:
     return t.format.name if isinstance(t, BlockScaledTensor) else {v: k for k, v in PLAIN.items()}[t.dtype]
 
 
-def matmul_config(a: Operand, b: Operand, device: DeviceInfo) -> Config:
+def matmul_config(a: Operand, b: Operand, device: DeviceInfo, dtype: torch.dtype = torch.bfloat16) -> Config:
     """What `tritonfp4.autotune.select` chooses for ``a @ b.T`` on a device."""
-    from tritonfp4.kernels.fragments.operands import words_ready
+    from tritonfp4.kernels.fragments.operands import tiles_ready, words_ready
 
     k = min(a.shape[-1], b.shape[-1])
-    ready = isinstance(b, BlockScaledTensor) and words_ready(a, b)
-    return select(Problem("matmul", a.shape[0], b.shape[0], k, _kind(a), _kind(b), device, ready))
+    pieces = isinstance(b, BlockScaledTensor) and words_ready(a, b)
+    out = torch.empty((a.shape[0], b.shape[0]), dtype=dtype, device="meta")
+    tma = pieces and device.arch.number == 90 and tiles_ready(a, b, out)
+    return select(Problem("matmul", a.shape[0], b.shape[0], k, _kind(a), _kind(b), device, tma, pieces))
 
 
 def matmul(
@@ -310,7 +312,7 @@ def matmul(
     """Launch ``a @ b.T`` as `tritonfp4.ops` would on that device; for use inside `compile_for`."""
     from tritonfp4.kernels.products import multiply
 
-    config = config or matmul_config(a, b, device)
+    config = config or matmul_config(a, b, device, dtype)
     out = torch.empty((a.shape[0], b.shape[0]), dtype=dtype, device="meta")
     multiply(a, b, out, config)
     return out
@@ -351,6 +353,8 @@ def expected_mma(arch: int, config: Config, format: str, name: str = "") -> str:
         return EXPECTED["9x", "hopper"]
     if config.path == "fragments":
         return _WARP
+    if config.path == "hopper_w4":
+        return EXPECTED["9x", "16-bit"]
     grouped = name.startswith(("grouped", "matmul_fp8"))  # these swap the dot, not the operands
     left = config.block_n if grouped and config.swap else config.block_m
     if config.path == "fp8":

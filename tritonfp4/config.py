@@ -13,7 +13,7 @@ class Config:
         path: which kernel; for GEMMs ``"native"`` (block-scaled tensor cores), ``"upcast"`` (operands decoded on the way
             to the tensor cores), ``"fragments"`` (FP4 weights decoded into the registers of the tensor cores), ``"dequantize"``
             (operands decoded to 16 bits in memory first), ``"fp8"`` or ``"fp8_upcast"`` (FP8 operands, as they are or
-            decoded), ``"hopper"`` (FP8 operands on sm_90, warp-specialised).
+            decoded), ``"hopper"`` (FP8 operands on sm_90, warp-specialised), ``"hopper_w4"`` (FP4 weights on sm_90, likewise).
         block_m: rows of the tile of the kernel's left operand.
         block_n: rows of the tile of the kernel's right operand.
         block_k: elements along K in one step.

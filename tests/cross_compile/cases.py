@@ -83,7 +83,7 @@ def matmul(
     return Case(
         " ".join([f"matmul {a} x {b} M={m}", *extra]),
         lambda device: aot.matmul(*operands(), device, config, dtype),
-        lambda device: config or aot.matmul_config(*operands(), device),
+        lambda device: config or aot.matmul_config(*operands(), device, dtype),
         (a, b),
     )
 

@@ -55,7 +55,7 @@ def test_every_tile(rows, tokens, warps):
         PAIRS * 2,
         strict=False,
     ):
-        assert illegal(tile(rows, tokens, warps), Problem("matmul", m, n, k, a, b, info, True)) is None
+        assert illegal(tile(rows, tokens, warps), Problem("matmul", m, n, k, a, b, info, pieces=True)) is None
         launch(operand(m, k, a, SWIZZLED, 1), operand(n, k, b, SWIZZLED, 2), tile(rows, tokens, warps))
 
 
@@ -138,7 +138,7 @@ def test_the_public_call_takes_it():
     """`matmul` of few rows, by the path that `select` names; operands that it cannot read take another."""
     info = device_info(torch.device("cuda", torch.cuda.current_device()))
     x, w = operand(4, 4096, "bf16", SWIZZLED, 1), operand(4096, 4096, "nvfp4", SWIZZLED, 2)
-    assert select(Problem("matmul", 4, 4096, 4096, "bf16", "nvfp4", info, True)).path == "fragments"
+    assert select(Problem("matmul", 4, 4096, 4096, "bf16", "nvfp4", info, pieces=True)).path == "fragments"
     out = T.matmul(x.cuda(), w.to("cuda"))
     assert error(out, exact_product(x, w)) <= threshold(out)
     shifted = torch.empty(4 * 4096 + 1, dtype=torch.bfloat16, device="cuda")[1:].view(4, 4096).copy_(x)

@@ -20,8 +20,8 @@ class Problem:
         m, n, k: rows of a, rows of b, elements along K (an elementwise pass has n = 0).
         a, b: format names, or "bf16" / "fp16" for plain operands.
         device: what it runs on.
-        tma: whether TMA can load the elements of both operands and store the output; for FP4 weights, whether both operands
-            are rows of whole 16-byte pieces.
+        tma: whether TMA can load the elements of both operands and store the output.
+        pieces: whether FP4 weights and what they meet are rows of whole 16-byte pieces.
     """
 
     op: str
@@ -32,6 +32,7 @@ class Problem:
     b: str
     device: DeviceInfo
     tma: bool = False
+    pieces: bool = False
 
 
 FP4 = ("nvfp4", "mxfp4")
@@ -85,7 +86,7 @@ def _illegal_fragments(config: Config, problem: Problem) -> str | None:
         return f"not for {problem.a} by {problem.b}"
     if problem.a == "fp16" and problem.b == "mxfp4":
         return "fp16 activations and MXFP4 weights share no 16-bit type"
-    if not problem.tma:
+    if not problem.pieces:
         return "rows of an operand are not whole pieces of 16 bytes"
     tile = f"{config.block_m} x {config.block_n}"
     if not (16 <= config.block_m <= 64 and 8 <= config.block_n <= 32 and config.block_k == 128 and config.swap):
@@ -93,6 +94,34 @@ def _illegal_fragments(config: Config, problem: Problem) -> str | None:
     if config.num_warps > 8 or config.block_m * config.block_n > 1024:
         return f"too few registers for tiles of {tile} and {config.num_warps} warps"
     need, have = config.num_warps * config.block_m * config.block_n * 4, problem.device.arch.shared_bytes
+    return f"needs {need} bytes of shared memory, the device has {have}" if need > have else None
+
+
+def hopper_w4_bytes(config: Config) -> int:
+    """Shared memory of a program of the Hopper kernel for FP4 weights: stages, the tile on its way out, barriers; at most."""
+    tokens = config.block_n
+    return config.num_stages * (tokens * 128 + 128 * 36 + 16) + tokens * 256 + 1024
+
+
+def _illegal_hopper_w4(config: Config, problem: Problem) -> str | None:
+    if problem.device.arch.number != 90:
+        return f"{problem.device.arch.name} has no wgmma"
+    if problem.op != "matmul" or problem.b not in FP4 or problem.a not in (*FP4, "bf16", "fp16"):
+        return f"not for {problem.a} by {problem.b}"
+    if problem.a == "fp16" and problem.b == "mxfp4":
+        return "fp16 activations and MXFP4 weights share no 16-bit type"
+    if not problem.tma:
+        return "TMA cannot load an operand or store the output"
+    if (config.block_m, config.block_k, config.num_warps, config.swap) != (
+        128,
+        64,
+        12,
+        True,
+    ) or not 64 <= config.block_n <= 256:
+        return f"no kernel for tiles of {config.block_m} x {config.block_n} and {config.num_warps} warps"
+    if config.num_stages < 2:
+        return f"num_stages = {config.num_stages} is less than 2"
+    need, have = hopper_w4_bytes(config), problem.device.arch.shared_bytes
     return f"needs {need} bytes of shared memory, the device has {have}" if need > have else None
 
 
@@ -123,12 +152,12 @@ def illegal(config: Config, problem: Problem) -> str | None:
     """The reason why the config cannot run the problem, or None."""
     for name in ("block_m", "block_n", "block_k", "num_warps"):
         value = getattr(config, name)
-        other = config.path == "hopper" and (name == "num_warps" or (name, value) == ("block_n", 192))
+        other = config.path in ("hopper", "hopper_w4") and (name == "num_warps" or (name, value) == ("block_n", 192))
         if value < 1 or (value & (value - 1) and not other):
             return f"{name} = {value} is not a power of two"
     if problem.op not in ("matmul", "grouped"):
         return None
-    if config.path not in ("native", "upcast", "fragments", "dequantize", "fp8", "fp8_upcast", "hopper"):
+    if config.path not in ("native", "upcast", "fragments", "dequantize", "fp8", "fp8_upcast", "hopper", "hopper_w4"):
         return f"unknown path {config.path!r}"
     if (config.path in ("fp8", "fp8_upcast", "hopper")) != any(kind in FP8_FORMATS for kind in (problem.a, problem.b)):
         return f"{config.path} does not multiply {problem.a} by {problem.b}"
@@ -138,6 +167,8 @@ def illegal(config: Config, problem: Problem) -> str | None:
         return _illegal_fp8(config, problem)
     if config.path == "fragments":
         return _illegal_fragments(config, problem)
+    if config.path == "hopper_w4":
+        return _illegal_hopper_w4(config, problem)
     if config.path == "dequantize":
         if "mxfp4" in (problem.a, problem.b) and "fp16" in (problem.a, problem.b):
             return "fp16 activations and MXFP4 weights share no 16-bit type"

@@ -12,6 +12,8 @@ from tritonfp4.formats import FORMATS, FP8_FORMATS
 
 #: From this M on, decoding the operands to memory once beats decoding them in every tile that uses them.
 DEQUANTIZE_FROM_M = 48
+#: On Hopper, up to this M weights are decoded into the fragments of small MMAs, beyond it into wgmma's.
+HOPPER_W4_FROM_M = 32
 #: Below it, the tiles of 64 weight rows must fill every SM more than once, or the GPU waits for the few that decode.
 DECODE_IN_TILES_FROM_ROWS = 128
 
@@ -86,6 +88,21 @@ def _fragments(problem: Problem) -> list[Config]:
     return [Config("fragments", rows, 128, tokens, 8, swap=True)]
 
 
+def _hopper_w4(problem: Problem) -> list[Config]:
+    """FP4 weights and many rows on Hopper: the rows of a tile that take the fewest waves. A stage of 64 along K takes 4 cycles for
+    each row of the tile, but never less than decoding its weights, and some around it."""
+    if problem.device.arch.mma != "wgmma":
+        return []
+    stages = {64: 14, 128: 8, 256: 4}
+
+    def time(tokens: int) -> int:
+        tiles = -(-problem.m // tokens) * -(-problem.n // 128)
+        return -(-tiles // problem.device.sm_count) * (max(4 * tokens, 450) + 60)
+
+    tokens = min(stages, key=time)
+    return [Config("hopper_w4", 128, 64, tokens, 12, stages[tokens], 8, swap=True)]
+
+
 def _upcast(problem: Problem) -> list[Config]:
     """Small tiles where decoded operands and accumulators share the registers of a warp, else they spill."""
     m = problem.m
@@ -147,9 +164,11 @@ def _matmul(problem: Problem) -> list[Config]:
             8 if problem.device.arch.mma == "mma.sync" and m > 32 else 4
         )  # 128x64 accumulators in the registers of 4 warps spill
         found.append(Config("native", 128, 256, _up_to(m, 16, 64), num_warps=warps, num_stages=3, swap=True))
+        found += _hopper_w4(problem) if m > HOPPER_W4_FROM_M else []
         found += _fragments(problem)
     else:
         found += [Config("native", 128, 256, 128, num_warps=8, num_stages=stages, group_m=8) for stages in (3, 2)]
+        found += _hopper_w4(problem)
     if m >= DEQUANTIZE_FROM_M or n < DECODE_IN_TILES_FROM_ROWS * problem.device.sm_count:
         found.append(Config("dequantize", 16, 512))
     found += _upcast(problem)

@@ -29,6 +29,13 @@ def _hopper() -> Any:
 
 
 @functools.cache
+def _hopper_w4() -> Any:
+    from tritonfp4.kernels.hopper import launch_w4
+
+    return launch_w4
+
+
+@functools.cache
 def _fragments() -> Any:
     from tritonfp4.kernels.fragments import launch
 
@@ -54,7 +61,12 @@ def multiply(a: Operand, b: Operand, out: torch.Tensor, config: Config, behind_a
         matmul_fp8(a, b, None, "batch", out, config)
     else:
         paths = {"native": matmul_scaled, "upcast": matmul_upcast, "dequantize": matmul_dequantize}
-        launch = _fragments().matmul_w4 if config.path == "fragments" else paths[config.path]
+        if config.path == "fragments":
+            launch = _fragments().matmul_w4
+        elif config.path == "hopper_w4":
+            launch = _hopper_w4().matmul_w4_hopper
+        else:
+            launch = paths[config.path]
         launch(a, b, out, config)
 
 

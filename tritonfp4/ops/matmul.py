@@ -71,20 +71,22 @@ def _kind(t: BlockScaledTensor | torch.Tensor) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _selected(op: str, m: int, n: int, k: int, a: str, b: str, device: torch.device, tma: bool) -> Config:
-    return select(Problem(op, m, n, k, a, b, device_info(device), tma))
+def _selected(op: str, m: int, n: int, k: int, a: str, b: str, device: torch.device, tma: bool, pieces: bool) -> Config:
+    return select(Problem(op, m, n, k, a, b, device_info(device), tma, pieces))
 
 
 def _config(op: str, m: int, n: int, k: int, a: Any, b: Any, out: torch.Tensor, mode: str = "batch") -> Config:
     """What `select` chooses."""
     device, kind_a, kind_b = out.device, _kind(a), _kind(b)
-    tma = False
+    tma = pieces = False
     # with a group for every row a tile may meet several matrices: no loads for whole tiles
     if kind_a == "fp8_1x128" and kind_b == "fp8_128x128" and mode != "indices":
         tma = device_info(device).arch.mma == "wgmma" and _hopper_operands().tma_ready(a, b, out)
     elif op == "matmul" and kind_b in ("nvfp4", "mxfp4"):
-        tma = _fragment_operands().words_ready(a, b)
-    return _selected(op, m, n, k, kind_a, kind_b, device, tma)
+        operands = _fragment_operands()
+        pieces = operands.words_ready(a, b)
+        tma = pieces and device_info(device).arch.mma == "wgmma" and operands.tiles_ready(a, b, out)
+    return _selected(op, m, n, k, kind_a, kind_b, device, tma, pieces)
 
 
 def _matmul_into(a: Any, b: Any, out: torch.Tensor, backend: str) -> None:

@@ -14,6 +14,10 @@ from triton.experimental.gluon import language as gl
 
 #: Elements along K that a warp takes at once.
 CHUNK = gl.constexpr(128)
+#: What a product must be multiplied by for each operand of a format, in each 16-bit type.
+UNSHIFT = {
+    ("nvfp4", "bf16"): 256.0, ("nvfp4", "fp16"): 128.0, ("mxfp4", "bf16"): 4.0, ("plain", "bf16"): 1.0, ("plain", "fp16"): 1.0,
+}  # fmt: skip
 
 # Both nibbles p and p + 4 of a word, one of four times. For bf16 they are isolated and brought by one multiplication with two bits
 # to both places where their sign and their magnitude belong; for fp16 those overlap, and each takes its own shift.

@@ -5,21 +5,13 @@ from __future__ import annotations
 import torch
 
 from tritonfp4.config import Config
+from tritonfp4.kernels.fragments.decode import UNSHIFT
 from tritonfp4.kernels.fragments.matmul_w4 import matmul_w4_kernel
 from tritonfp4.kernels.fragments.operands import codes, words
 from tritonfp4.kernels.launch import on_device
 from tritonfp4.kernels.operands import compute_dtype, unwrap
 from tritonfp4.layouts import ceil_div
 from tritonfp4.tensor import BlockScaledTensor
-
-#: The power of two that decoding leaves out (see `decode`).
-_UNSHIFT = {
-    ("nvfp4", "bf16"): 256.0,
-    ("nvfp4", "fp16"): 128.0,
-    ("mxfp4", "bf16"): 4.0,
-    ("plain", "bf16"): 1.0,
-    ("plain", "fp16"): 1.0,
-}
 
 
 def matmul_w4(
@@ -39,6 +31,6 @@ def matmul_w4(
             left, codes(a), x.global_scale, right, codes(b), w.global_scale, out, x.rows, w.rows, k,
             left.stride(0), right.stride(0), out.stride(0), out.stride(1), x.scale_cols, w.scale_cols,
             X_FORMAT=x.format, X_LAYOUT=x.layout, X_PER_ROW=x.per_row, W_FORMAT=w.format, W_LAYOUT=w.layout,
-            W_SHUFFLE=w.shuffle, W_PER_ROW=w.per_row, COMPUTE=compute, UNSHIFT=_UNSHIFT[x.format, compute] * _UNSHIFT[w.format, compute],
+            W_SHUFFLE=w.shuffle, W_PER_ROW=w.per_row, COMPUTE=compute, UNSHIFT=UNSHIFT[x.format, compute] * UNSHIFT[w.format, compute],
             WHOLE=k % (256 * config.num_warps) == 0, ROWS=config.block_m, TOKENS=config.block_n, num_warps=config.num_warps,
         )  # fmt: skip

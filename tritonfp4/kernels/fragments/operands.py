@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from tritonfp4.layouts import SfLayout
 from tritonfp4.tensor import BlockScaledTensor
 
 #: Elements along K that one thread takes from a row: 16 bytes of FP4.
@@ -26,6 +27,24 @@ def _whole_pieces(t: BlockScaledTensor | torch.Tensor) -> bool:
 def words_ready(a: BlockScaledTensor | torch.Tensor, b: BlockScaledTensor | torch.Tensor) -> bool:
     """Whether `matmul_w4` can read both operands."""
     return _whole_pieces(a) and _whole_pieces(b)
+
+
+def tiles_ready(a: BlockScaledTensor | torch.Tensor, b: BlockScaledTensor | torch.Tensor, out: torch.Tensor) -> bool:
+    """Whether the Hopper kernel can load tiles of both operands by TMA and store the output so."""
+    if (
+        not isinstance(b, BlockScaledTensor)
+        or b.layout != SfLayout.layout_128x4
+        or b.row_shuffle
+        or not words_ready(a, b)
+    ):
+        return False
+    k = b.shape[-1]
+    if a.shape[-1] != k or k % 128 or b.values.shape != (b.shape[0], k // 2) or b.scales.data_ptr() % 16:
+        return False
+    if isinstance(a, BlockScaledTensor) and a.row_shuffle:
+        return False
+    rows = out.stride(1) == 1 and out.stride(0) * out.element_size() % 16 == 0 and out.data_ptr() % 16 == 0
+    return rows and out.dtype in (torch.bfloat16, torch.float16)
 
 
 def words(t: BlockScaledTensor | torch.Tensor, k: int) -> torch.Tensor:

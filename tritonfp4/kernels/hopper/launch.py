@@ -54,7 +54,7 @@ class _Base:
         return self.address
 
 
-def _descriptor(
+def descriptor(
     base: torch.Tensor | _Base, shape: Sequence[int], strides: Sequence[int], block: list[int], layout: Any
 ) -> TensorDescriptor:
     """A descriptor without Triton's look at it, which takes longer than all else: `tma_ready` has looked already."""
@@ -72,7 +72,7 @@ def _values(t: BlockScaledTensor, k: int, block: int) -> TensorDescriptor:
     x = t.values
     size = x.shape
     rows = size[0] if len(size) == 2 else size[0] * size[1]
-    return _descriptor(_Base(x.data_ptr(), torch.float8_e4m3fn), [rows, k], [x.stride(-2), 1], [block, 128], _SWIZZLED)
+    return descriptor(_Base(x.data_ptr(), torch.float8_e4m3fn), [rows, k], [x.stride(-2), 1], [block, 128], _SWIZZLED)
 
 
 def _scales(x: torch.Tensor, turned: bool, block: list[int]) -> TensorDescriptor:
@@ -80,9 +80,9 @@ def _scales(x: torch.Tensor, turned: bool, block: list[int]) -> TensorDescriptor
     stride = row_stride(x, turned)
     if stride:
         columns = x.shape[-2 if turned else -1]
-        return _descriptor(x, [x.numel() // columns, columns], [stride, 1], block, _PLAIN)
+        return descriptor(x, [x.numel() // columns, columns], [stride, 1], block, _PLAIN)
     x = m_major(x) if turned else k_major(x)
-    return _descriptor(x, x.shape, x.stride(), block, _PLAIN)
+    return descriptor(x, x.shape, x.stride(), block, _PLAIN)
 
 
 @functools.cache
@@ -100,7 +100,7 @@ def _output(out: torch.Tensor, block_n: int) -> TensorDescriptor:
     n, rows = size[-1], size[0] if len(size) == 2 else size[0] * size[1]
     first = out.data_ptr() - ROWS * stride * out.element_size()
     shape, strides = [rows + ROWS, ROWS, n], [stride, stride, 1]
-    return _descriptor(_Base(first, dtype), shape, strides, [1, ROWS, block_n], _output_layout(block_n, dtype))
+    return descriptor(_Base(first, dtype), shape, strides, [1, ROWS, block_n], _output_layout(block_n, dtype))
 
 
 def _boxes(rows: int, block_m: int, cut: bool) -> tuple[int, int]:
