@@ -143,3 +143,63 @@ def test_the_public_call_takes_it():
     assert error(out, exact_product(x, w)) <= threshold(out)
     shifted = torch.empty(4 * 4096 + 1, dtype=torch.bfloat16, device="cuda")[1:].view(4, 4096).copy_(x)
     assert error(T.matmul(shifted, w.to("cuda")), exact_product(x, w)) <= threshold(out)
+
+
+# ---- groups ----
+
+
+def group_tile(rows, tokens, warps):
+    return Config("fragments", rows, 128, tokens, warps, swap=True)
+
+
+@pytest.mark.parametrize("rows, tokens, warps", [(16, 8, 8), (32, 8, 4), (32, 32, 8), (64, 16, 2)])
+@pytest.mark.parametrize("a, b", [("bf16", "nvfp4"), ("fp16", "nvfp4"), ("bf16", "mxfp4")])
+def test_ragged_groups(a, b, rows, tokens, warps):
+    """Empty, tiny and large groups, rows before and behind them (stored as zeros), bad offsets, int64 offsets."""
+    from tritonfp4.kernels.fragments.launch import grouped_w4
+    from tritonfp4.kernels.fragments.operands import groups_ready
+
+    for sizes, before, after, n, k in (
+        ((3, 0, 40, 1, 9), 2, 5, 72, 352),
+        ((1,) * 40, 0, 0, 130, 1024),
+        ((0, 0, 100), 1, 0, 264, 2112),
+    ):
+        weights = [operand(n, k, b, SWIZZLED, g) for g in range(len(sizes))]
+        total = before + sum(sizes) + after
+        x = operand(total, k, a, SWIZZLED, 99)
+        starts = [before + sum(sizes[:g]) for g in range(len(sizes) + 1)]
+        want = torch.zeros(total, n, dtype=torch.float64)
+        for g, w in enumerate(weights):
+            want[starts[g] : starts[g + 1]] = exact_product(x[starts[g] : starts[g + 1]], w)
+        stacked = T.BlockScaledTensor.stack(weights).to("cuda")
+        out = torch.full((total + 9, n), GUARD, dtype=torch.bfloat16, device="cuda")
+        assert groups_ready(x.cuda(), stacked)
+        for dtype in (torch.int32, torch.int64):
+            out[:total] = float("nan")
+            grouped_w4(
+                x.cuda(), stacked, torch.tensor(starts, dtype=dtype, device="cuda"), "indptr", out[:total],
+                group_tile(rows, tokens, warps),
+            )  # fmt: skip
+            assert error(out[:total], want) <= threshold(out[:total])
+            assert (out[:before] == 0).all() and (out[starts[-1] : total] == 0).all() and (out[total:] == GUARD).all()
+        bad = torch.tensor([-5, *[2**31 - 1] * len(sizes)], dtype=torch.int32, device="cuda")
+        grouped_w4(x.cuda(), stacked, bad, "indptr", out[:total], group_tile(rows, tokens, warps))
+        assert (out[total:] == GUARD).all()
+
+
+@pytest.mark.parametrize("mode", ["batch", "masked"])
+def test_batched_and_masked_groups(mode):
+    from tritonfp4.kernels.fragments.launch import grouped_w4
+
+    counts, m, n, k = (3, 0, 20, 17), 20, 136, 480
+    weights = [operand(n, k, "nvfp4", SWIZZLED, g) for g in range(4)]
+    x = torch.stack([operand(m, k, "bf16", SWIZZLED, 50 + g) for g in range(4)])
+    want = torch.stack([exact_product(x[g], w) for g, w in enumerate(weights)])
+    groups = None
+    if mode == "masked":
+        groups = torch.tensor(counts, dtype=torch.int32, device="cuda")
+        for g, count in enumerate(counts):
+            x[g, count:], want[g, count:] = float("nan"), 0
+    out = torch.full((4, m, n), float("nan"), dtype=torch.bfloat16, device="cuda")
+    grouped_w4(x.cuda(), T.BlockScaledTensor.stack(weights).to("cuda"), groups, mode, out, group_tile(32, 8, 4))
+    assert error(out, want) <= threshold(out) and torch.equal(out.cpu() == 0, want == 0)

@@ -82,7 +82,8 @@ def hopper_bytes(config: Config) -> int:
 def _illegal_fragments(config: Config, problem: Problem) -> str | None:
     if problem.device.interpreted:
         return "Gluon is not interpreted"
-    if problem.op != "matmul" or problem.b not in FP4 or problem.a not in (*FP4, "bf16", "fp16"):
+    kinds = ("bf16", "fp16") if problem.op == "grouped" else (*FP4, "bf16", "fp16")
+    if problem.b not in FP4 or problem.a not in kinds:
         return f"not for {problem.a} by {problem.b}"
     if problem.a == "fp16" and problem.b == "mxfp4":
         return "fp16 activations and MXFP4 weights share no 16-bit type"

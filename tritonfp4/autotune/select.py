@@ -84,8 +84,9 @@ def _fragments(problem: Problem) -> list[Config]:
     """FP4 weights and few rows: as many programs as SMs, or smaller tiles. Warps divide K."""
     tokens = _up_to(problem.m, 8, 32)
     programs = -(-problem.n // 32) * -(-problem.m // tokens)
-    rows = 32 if programs >= 0.9 * problem.device.sm_count else 16
-    return [Config("fragments", rows, 128, tokens, 8, swap=True)]
+    rows = 32 if problem.op == "grouped" or programs >= 0.9 * problem.device.sm_count else 16
+    warps = 4 if problem.k % 1024 == 0 and problem.k % 2048 else 8  # two whole steps of all warps need no mask along K
+    return [Config("fragments", rows, 128, tokens, warps, swap=True)]
 
 
 def _hopper_w4(problem: Problem) -> list[Config]:
@@ -143,15 +144,20 @@ def _grouped(problem: Problem) -> list[Config]:
     if problem.device.interpreted:
         return [Config("upcast", _up_to(m, 16, 128), _up_to(k, 64, 256), _up_to(n, 16, 128))]
     if m <= 64:
-        tile = _up_to(m, 16, 64)
-        if problem.device.arch.mma == "mma.sync":
-            return [Config("upcast", tile, 64, 64, 4, stages, swap=True) for stages in (3, 2)]
-        if problem.device.arch.mma == "tcgen05":
-            return [Config("upcast", tile, 64, 128, 8, 2, swap=True)]
-        return [Config("upcast", tile, 64, 128, 4, stages, swap=True) for stages in (3, 2)]
+        few = _fragments(problem) if problem.pieces else []
+        return few + _few_grouped(problem)
     if problem.device.arch.mma == "mma.sync":
         return [Config("upcast", 128, 64, 64, 4, stages) for stages in (3, 2)]
     return [Config("upcast", 128, 128, 128, 8, stages) for stages in (3, 2)]
+
+
+def _few_grouped(problem: Problem) -> list[Config]:
+    tile = _up_to(problem.m, 16, 64)
+    if problem.device.arch.mma == "mma.sync":
+        return [Config("upcast", tile, 64, 64, 4, stages, swap=True) for stages in (3, 2)]
+    if problem.device.arch.mma == "tcgen05":
+        return [Config("upcast", tile, 64, 128, 8, 2, swap=True)]
+    return [Config("upcast", tile, 64, 128, 4, stages, swap=True) for stages in (3, 2)]
 
 
 def _matmul(problem: Problem) -> list[Config]:

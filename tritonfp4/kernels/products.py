@@ -77,5 +77,8 @@ def multiply_groups(
     if config.path == "hopper":
         _hopper().matmul_fp8_hopper(a, b, groups, mode, out, config)
         return
+    if config.path == "fragments":
+        _fragments().grouped_w4(a, b, groups, mode, out, config)
+        return
     launch = grouped_upcast if config.path == "upcast" else matmul_fp8
     launch(a, b, groups, mode, out, config)

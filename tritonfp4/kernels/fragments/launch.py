@@ -6,8 +6,9 @@ import torch
 
 from tritonfp4.config import Config
 from tritonfp4.kernels.fragments.decode import UNSHIFT
-from tritonfp4.kernels.fragments.matmul_w4 import matmul_w4_kernel
-from tritonfp4.kernels.fragments.operands import codes, words
+from tritonfp4.kernels.fragments.matmul_w4 import grouped_w4_kernel, matmul_w4_kernel
+from tritonfp4.kernels.fragments.operands import codes, group_words, words
+from tritonfp4.kernels.grouped import unwrap_group
 from tritonfp4.kernels.launch import on_device
 from tritonfp4.kernels.operands import compute_dtype, unwrap
 from tritonfp4.layouts import ceil_div
@@ -32,5 +33,26 @@ def matmul_w4(
             left.stride(0), right.stride(0), out.stride(0), out.stride(1), x.scale_cols, w.scale_cols,
             X_FORMAT=x.format, X_LAYOUT=x.layout, X_PER_ROW=x.per_row, W_FORMAT=w.format, W_LAYOUT=w.layout,
             W_SHUFFLE=w.shuffle, W_PER_ROW=w.per_row, COMPUTE=compute, UNSHIFT=UNSHIFT[x.format, compute] * UNSHIFT[w.format, compute],
+            WHOLE=k % (256 * config.num_warps) == 0, ROWS=config.block_m, TOKENS=config.block_n, num_warps=config.num_warps,
+        )  # fmt: skip
+
+
+def grouped_w4(
+    a: torch.Tensor, b: BlockScaledTensor, groups: torch.Tensor | None, mode: str, out: torch.Tensor, config: Config
+) -> None:
+    """Launcher; as `tritonfp4.reference.grouped_matmul` for few rows in each group of 16-bit `a`. Operands must be `groups_ready`."""
+    compute = compute_dtype(a, b)
+    w = unwrap_group(b)
+    k = min(a.shape[-1], b.shape[-1])
+    left, right, scales = group_words(a, k), group_words(b.values, k // 2), codes(b)
+    count, n = b.shape[0], b.shape[-2]
+    segments = count + 2 if mode == "indptr" else count
+    strides = [(t.stride(0) if t.ndim == 3 else 0, *t.stride()[-2:]) for t in (left, right, out)]
+    assert scales is not None
+    with on_device(out):
+        grouped_w4_kernel[(segments * ceil_div(n, config.block_m),)](
+            left, right, scales, w.global_scale, groups, out, count, a.shape[-2], n, k, *strides[0][:2], *strides[1][:2],
+            scales.numel() // count, *strides[2], w.scale_cols, MODE=mode, W_FORMAT=b.format.name, W_LAYOUT=w.layout,
+            W_GLOBAL=w.global_kind, COMPUTE=compute, UNSHIFT=UNSHIFT[b.format.name, compute],
             WHOLE=k % (256 * config.num_warps) == 0, ROWS=config.block_m, TOKENS=config.block_n, num_warps=config.num_warps,
         )  # fmt: skip

@@ -83,30 +83,6 @@ def _shuffled_index(n, BLOCK: gl.constexpr):
 
 
 @gluon.jit
-def _store(
-    acc, row, token, M, N, x_global_ptr, w_global_ptr, out_ptr, stride_m, stride_n, SHUFFLE: gl.constexpr,
-    X_PER_ROW: gl.constexpr, W_PER_ROW: gl.constexpr, UNSHIFT: gl.constexpr,
-):  # fmt: skip
-    """The sum over the warps, with global scales, transposed."""
-    total = gl.sum(acc, 0)
-    LAYOUT: gl.constexpr = total.type.layout
-    r = row + gl.arange(0, total.shape[0], gl.SliceLayout(1, LAYOUT))
-    m = token + gl.arange(0, total.shape[1], gl.SliceLayout(0, LAYOUT))
-    n = _shuffled_index(r, SHUFFLE)
-    total = total * UNSHIFT
-    if x_global_ptr is not None:
-        if w_global_ptr is not None:
-            alpha = _global(x_global_ptr, m, M, X_PER_ROW)[None, :] * _global(w_global_ptr, n, N, W_PER_ROW)[:, None]
-        else:
-            alpha = _global(x_global_ptr, m, M, X_PER_ROW)[None, :]
-        total = total * alpha
-    elif w_global_ptr is not None:
-        total = total * _global(w_global_ptr, n, N, W_PER_ROW)[:, None]
-    to = out_ptr + m.to(gl.int64)[None, :] * stride_m + n.to(gl.int64)[:, None] * stride_n
-    gl.store(to, total.to(out_ptr.dtype.element_ty), mask=(r < N)[:, None] & (m < M)[None, :])
-
-
-@gluon.jit
 def _codes(ptr, first, i, k, cols, FORMAT: gl.constexpr, LAYOUT: gl.constexpr):
     """Where the scale codes of 32 elements from column k on of row first + i lie; those of NVFP4 are a pair. Rows of a tile
     share a 128x4 tile of the layout."""
@@ -132,17 +108,14 @@ def _right(words, codes, X_FORMAT: gl.constexpr, COMPUTE: gl.constexpr, LAYOUT: 
         return right_fragment(words, codes, X_FORMAT, COMPUTE, LAYOUT)
 
 
-@gluon.jit(do_not_specialize=["M", "N"])
-def matmul_w4_kernel(
-    x_ptr, x_scale_ptr, x_global_ptr, w_ptr, w_scale_ptr, w_global_ptr, out_ptr, M, N, K, x_stride, w_stride, stride_m, stride_n,
-    x_scale_cols, w_scale_cols,
-    X_FORMAT: gl.constexpr, X_LAYOUT: gl.constexpr, X_PER_ROW: gl.constexpr, W_FORMAT: gl.constexpr, W_LAYOUT: gl.constexpr,
-    W_SHUFFLE: gl.constexpr, W_PER_ROW: gl.constexpr, COMPUTE: gl.constexpr, UNSHIFT: gl.constexpr, WHOLE: gl.constexpr,
-    ROWS: gl.constexpr, TOKENS: gl.constexpr,
+@gluon.jit
+def _product(
+    x_ptr, x_scale_ptr, w_ptr, w_scale_ptr, row, token, rows, tokens, K, x_stride, w_stride, x_scale_cols, w_scale_cols,
+    X_FORMAT: gl.constexpr, X_LAYOUT: gl.constexpr, W_FORMAT: gl.constexpr, W_LAYOUT: gl.constexpr, COMPUTE: gl.constexpr,
+    WHOLE: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr, MMA: gl.constexpr,
 ):  # fmt: skip
-    """out[m, n] = x[m] @ w[n]. Pointers and strides of x and w count words of 32 bits, those of NVFP4 scales pairs of them."""
+    """Weights from row `row` on by x from row `token` on, of which `rows` and `tokens` exist: each warp's part of the sum."""
     WARPS: gl.constexpr = gl.num_warps()
-    MMA: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [WARPS, 1, 1], [1, 16, 8])
     LEFT: gl.constexpr = gl.DotOperandLayout(0, MMA, 2)
     RIGHT: gl.constexpr = gl.DotOperandLayout(1, MMA, 2)
     W_WORDS: gl.constexpr = gl.BlockedLayout([1, 1, 1, 4], [1, 8, 4, 1], [WARPS, 1, 1, 1], [3, 2, 1, 0])
@@ -150,26 +123,23 @@ def matmul_w4_kernel(
     X_WORDS: gl.constexpr = gl.BlockedLayout([1, 1, 1, 1, 4], [1, 1, 8, 4, 1], [WARPS, 1, 1, 1, 1], [4, 3, 2, 1, 0])
     X_CODES: gl.constexpr = gl.BlockedLayout([1, 1, 1, 1], [1, 1, 8, 4], [WARPS, 1, 1, 1], [3, 2, 1, 0])
     STEP: gl.constexpr = WARPS * CHUNK
-    tiles = gl.cdiv(N, ROWS)
-    row = gl.program_id(0) % tiles * ROWS
-    token = gl.program_id(0) // tiles * TOKENS
-    # Rows and tokens that do not exist are those before them once more: their products are not stored.
-    r = gl.minimum(_at(1, ROWS, W_WORDS), N - 1 - row)
+    # Rows and tokens that do not exist are the last ones once more: their products are not stored.
+    r = gl.minimum(_at(1, ROWS, W_WORDS), rows - 1)
     w_k = (_at(0, WARPS, W_WORDS) * 4 + _at(2, 4, W_WORDS)) * 32
     w_ptrs = w_ptr + row.to(gl.int64) * w_stride + (r * w_stride + w_k // 8 + _at(3, 4, W_WORDS))
-    r = gl.minimum(_at(1, ROWS, W_CODES), N - 1 - row)
+    r = gl.minimum(_at(1, ROWS, W_CODES), rows - 1)
     c_k = (_at(0, WARPS, W_CODES) * 4 + _at(2, 4, W_CODES)) * 32
     c_ptrs = _codes(w_scale_ptr, row, r, c_k, w_scale_cols, W_FORMAT, W_LAYOUT)
     c_step = _code_step(STEP, W_FORMAT, W_LAYOUT)
     X_EACH: gl.constexpr = 16 if X_FORMAT == "plain" else 4
     X_STEP: gl.constexpr = STEP // 32 * X_EACH
-    m = gl.minimum(_at(1, TOKENS // 8, X_WORDS) * 8 + _at(2, 8, X_WORDS), M - 1 - token)
+    m = gl.minimum(_at(1, TOKENS // 8, X_WORDS) * 8 + _at(2, 8, X_WORDS), tokens - 1)
     x_k = (_at(0, WARPS, X_WORDS) * 4 + _at(3, 4, X_WORDS)) * 32
     x_ptrs = x_ptr + token.to(gl.int64) * x_stride + (m * x_stride + x_k // 32 * X_EACH + _at(4, X_EACH, X_WORDS))
     if X_FORMAT == "plain":
         d_ptrs, d_k, d_step = x_ptrs, x_k, 0  # no codes: not loaded
     else:
-        m = gl.minimum(_at(1, TOKENS // 8, X_CODES) * 8 + _at(2, 8, X_CODES), M - 1 - token)
+        m = gl.minimum(_at(1, TOKENS // 8, X_CODES) * 8 + _at(2, 8, X_CODES), tokens - 1)
         d_k = (_at(0, WARPS, X_CODES) * 4 + _at(3, 4, X_CODES)) * 32
         d_ptrs = _codes(x_scale_ptr, token, m, d_k, x_scale_cols, X_FORMAT, X_LAYOUT)
         d_step = _code_step(STEP, X_FORMAT, X_LAYOUT)
@@ -196,6 +166,93 @@ def matmul_w4_kernel(
         acc = mma_v2(a, _right(x, d, X_FORMAT, COMPUTE, RIGHT), acc)
         x_ptrs += 2 * X_STEP
         d_ptrs += 2 * d_step
-    _store(
-        acc, row, token, M, N, x_global_ptr, w_global_ptr, out_ptr, stride_m, stride_n, W_SHUFFLE, X_PER_ROW, W_PER_ROW, UNSHIFT,
+    return acc
+
+
+@gluon.jit
+def _scaled(acc, row, N, w_global_ptr, W_PER_ROW: gl.constexpr, SHUFFLE: gl.constexpr, UNSHIFT: gl.constexpr):
+    """The sum over the warps [rows, tokens] with the scales that it lacks, and the column of the output of each row."""
+    total = gl.sum(acc, 0) * UNSHIFT
+    r = row + gl.arange(0, total.shape[0], gl.SliceLayout(1, total.type.layout))
+    n = _shuffled_index(r, SHUFFLE)
+    if w_global_ptr is not None:
+        total = total * gl.expand_dims(_global(w_global_ptr, n, N, W_PER_ROW), 1)
+    return total, gl.expand_dims(r, 1), gl.expand_dims(n, 1)
+
+
+@gluon.jit(do_not_specialize=["M", "N"])
+def matmul_w4_kernel(
+    x_ptr, x_scale_ptr, x_global_ptr, w_ptr, w_scale_ptr, w_global_ptr, out_ptr, M, N, K, x_stride, w_stride, stride_m, stride_n,
+    x_scale_cols, w_scale_cols,
+    X_FORMAT: gl.constexpr, X_LAYOUT: gl.constexpr, X_PER_ROW: gl.constexpr, W_FORMAT: gl.constexpr, W_LAYOUT: gl.constexpr,
+    W_SHUFFLE: gl.constexpr, W_PER_ROW: gl.constexpr, COMPUTE: gl.constexpr, UNSHIFT: gl.constexpr, WHOLE: gl.constexpr,
+    ROWS: gl.constexpr, TOKENS: gl.constexpr,
+):  # fmt: skip
+    """out[m, n] = x[m] @ w[n]. Pointers and strides of x and w count words of 32 bits, those of NVFP4 scales pairs of them."""
+    MMA: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [gl.num_warps(), 1, 1], [1, 16, 8])
+    tiles = gl.cdiv(N, ROWS)
+    row = gl.program_id(0) % tiles * ROWS
+    token = gl.program_id(0) // tiles * TOKENS
+    acc = _product(
+        x_ptr, x_scale_ptr, w_ptr, w_scale_ptr, row, token, N - row, M - token, K, x_stride, w_stride, x_scale_cols,
+        w_scale_cols, X_FORMAT, X_LAYOUT, W_FORMAT, W_LAYOUT, COMPUTE, WHOLE, ROWS, TOKENS, MMA,
     )  # fmt: skip
+    total, r, n = _scaled(acc, row, N, w_global_ptr, W_PER_ROW, W_SHUFFLE, UNSHIFT)
+    m = token + gl.arange(0, TOKENS, gl.SliceLayout(0, total.type.layout))
+    if x_global_ptr is not None:
+        total = total * gl.expand_dims(_global(x_global_ptr, m, M, X_PER_ROW), 0)
+    m = gl.expand_dims(m, 0)
+    to = out_ptr + m.to(gl.int64) * stride_m + n.to(gl.int64) * stride_n
+    gl.store(to, total.to(out_ptr.dtype.element_ty), mask=(r < N) & (m < M))
+
+
+@gluon.jit
+def _segment(i, groups_ptr, G, M, MODE: gl.constexpr):
+    """First row, rows that hold data, rows that are stored, and matrix of segment i. Ragged groups: segment 0 holds the rows before the
+    first group, segment G + 1 those behind the last; offsets are clamped to the operand."""
+    if MODE == "indptr":
+        first = gl.load(groups_ptr + i - 1, mask=i > 0, other=0)
+        end = gl.load(groups_ptr + i, mask=i <= G, other=0)
+        first = gl.minimum(gl.maximum(first, 0), M).to(gl.int32)
+        end = gl.minimum(gl.maximum(gl.where(i <= G, end, M), first), M).to(gl.int32)
+        inside = (i >= 1) & (i <= G)
+        return first, gl.where(inside, end - first, 0), end - first, gl.where(inside, i - 1, 0)
+    else:
+        valid = M
+        if MODE == "masked":
+            valid = gl.minimum(gl.maximum(gl.load(groups_ptr + i), 0), M).to(gl.int32)
+        return 0, valid, M, i
+
+
+@gluon.jit(do_not_specialize=["G", "M", "N"])
+def grouped_w4_kernel(
+    x_ptr, w_ptr, w_scale_ptr, w_global_ptr, groups_ptr, out_ptr, G, M, N, K, x_stride_g, x_stride, w_stride_g, w_stride, scale_stride_g,
+    stride_g, stride_m, stride_n, w_scale_cols,
+    MODE: gl.constexpr, W_FORMAT: gl.constexpr, W_LAYOUT: gl.constexpr, W_GLOBAL: gl.constexpr, COMPUTE: gl.constexpr,
+    UNSHIFT: gl.constexpr, WHOLE: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr,
+):  # fmt: skip
+    """The same for groups of rows, each with weights of its own; a program takes all rows of its group, tile by tile. Rows without
+    data are stored as zeros."""
+    MMA: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [gl.num_warps(), 1, 1], [1, 16, 8])
+    tiles = gl.cdiv(N, ROWS)
+    row = gl.program_id(0) % tiles * ROWS
+    first, valid, bound, g = _segment(gl.program_id(0) // tiles, groups_ptr, G, M, MODE)
+    if W_GLOBAL == "group":
+        w_global_ptr += g
+    g = g.to(gl.int64)
+    x_ptr += g * x_stride_g
+    w_ptr += g * w_stride_g
+    w_scale_ptr += g * scale_stride_g
+    out_ptr += g * stride_g
+    for token in range(0, bound, TOKENS):
+        acc = gl.zeros([gl.num_warps(), ROWS, TOKENS], gl.float32, MMA)
+        if token < valid:
+            acc = _product(
+                x_ptr, x_ptr, w_ptr, w_scale_ptr, row, first + token, N - row, valid - token, K, x_stride, w_stride, 0,
+                w_scale_cols, "plain", 2, W_FORMAT, W_LAYOUT, COMPUTE, WHOLE, ROWS, TOKENS, MMA,
+            )  # fmt: skip
+        total, r, n = _scaled(acc, row, N, w_global_ptr, False, 0, UNSHIFT)
+        m = gl.expand_dims(token + gl.arange(0, TOKENS, gl.SliceLayout(0, total.type.layout)), 0)
+        total = gl.where(m < valid, total, 0.0)
+        to = out_ptr + (first + m).to(gl.int64) * stride_m + n.to(gl.int64) * stride_n
+        gl.store(to, total.to(out_ptr.dtype.element_ty), mask=(r < N) & (m < bound))

@@ -47,6 +47,24 @@ def tiles_ready(a: BlockScaledTensor | torch.Tensor, b: BlockScaledTensor | torc
     return rows and out.dtype in (torch.bfloat16, torch.float16)
 
 
+def groups_ready(a: BlockScaledTensor | torch.Tensor, b: BlockScaledTensor | torch.Tensor) -> bool:
+    """Whether `grouped_w4` can read both operands: 16-bit rows, and a matrix of FP4 weights for every group."""
+    if isinstance(a, BlockScaledTensor) or not isinstance(b, BlockScaledTensor) or not b.batched or b.row_shuffle:
+        return False
+    if b.global_scale is not None and b.global_scale.numel() not in (1, b.shape[0]):
+        return False
+    for t, k in ((a, a.shape[-1]), (b.values, b.shape[-1])):
+        *strides, last = t.stride()
+        if last != 1 or t.data_ptr() % 16 or k % PIECE or any(s * t.element_size() % 16 for s in strides):
+            return False
+    return b.scales.data_ptr() % 2 == 0
+
+
+def group_words(t: torch.Tensor, width: int) -> torch.Tensor:
+    """The first `width` elements of every row as words of 32 bits."""
+    return t[..., :width].view(torch.int32)
+
+
 def words(t: BlockScaledTensor | torch.Tensor, k: int) -> torch.Tensor:
     """The first k elements of every row as words of 32 bits."""
     x = t.values[:, : k // 2] if isinstance(t, BlockScaledTensor) else t[:, :k]
