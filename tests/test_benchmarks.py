@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tritonfp4 as T
-from benchmarks import compare, fp8, peers, run, warm
+from benchmarks import compare, fp8, inputs, peers, run, warm
 from benchmarks.case import Case
 from benchmarks.inputs import mn_major, zipf_sizes
 from benchmarks.peers import deep_gemm, flashinfer_peer
@@ -104,7 +104,7 @@ def fake_peers(monkeypatch):
     }
     for module in (deep_gemm, flashinfer_peer):
         monkeypatch.setattr(module, "load", modules.get)
-    monkeypatch.setattr(fp8, "_random", lambda *shape: torch.randn(*shape, dtype=torch.bfloat16))
+    monkeypatch.setattr(inputs, "DEVICE", "cpu")
 
 
 CASES = [("fp8_dense", 5, 192, 256, 1), ("fp8_dense_bf16act", 5, 192, 256, 1), ("fp8_grouped", 512, 128, 256, 2),
