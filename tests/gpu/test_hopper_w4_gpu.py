@@ -114,3 +114,57 @@ def test_the_public_call_takes_it():
         want = exact_product(a, w)
         out = T.matmul(a.to("cuda"), w.to("cuda"))
         assert error(out, want) <= threshold(out)
+
+
+# ---- groups ----
+
+
+@pytest.mark.parametrize("tokens, stages", [(64, 14), (128, 4), (256, 4)])
+@pytest.mark.parametrize("a, b", [("bf16", "nvfp4"), ("fp16", "nvfp4"), ("bf16", "mxfp4")])
+def test_ragged_groups(a, b, tokens, stages):
+    """Empty, tiny and large groups, rows before and behind them (stored as zeros), bad offsets."""
+    from tritonfp4.kernels.fragments.operands import group_tiles_ready
+    from tritonfp4.kernels.hopper.launch_w4 import grouped_w4_hopper
+
+    for sizes, before, after, n, k in (
+        ((3, 0, 140, 1, 300), 2, 5, 72, 384),
+        ((1,) * 40, 0, 0, 136, 1024),
+        ((0, 0, 500), 1, 0, 264, 128),
+    ):
+        weights = [operand(n, k, b, SWIZZLED, g) for g in range(len(sizes))]
+        total = before + sum(sizes) + after
+        x = operand(total, k, a, SWIZZLED, 99)
+        starts = [before + sum(sizes[:g]) for g in range(len(sizes) + 1)]
+        want = torch.zeros(total, n, dtype=torch.float64)
+        for g, w in enumerate(weights):
+            want[starts[g] : starts[g + 1]] = exact_product(x[starts[g] : starts[g + 1]], w)
+        stacked = T.BlockScaledTensor.stack(weights).to("cuda")
+        big = torch.full((total + 300, n), GUARD, dtype=torch.bfloat16, device="cuda")
+        out = big[140 : 140 + total]
+        assert group_tiles_ready(x.cuda(), stacked, out)
+        for offsets in (starts, [-5, *[2**31 - 1] * len(sizes)]):
+            out.fill_(float("nan"))
+            groups = torch.tensor(offsets, dtype=torch.int32, device="cuda")
+            grouped_w4_hopper(x.cuda(), stacked, groups, "indptr", out, tile(tokens, stages))
+            if offsets is starts:
+                assert error(out, want) <= threshold(out)
+                assert (out[:before] == 0).all() and (out[starts[-1] :] == 0).all()
+            assert (big[:140] == GUARD).all() and (big[140 + total :] == GUARD).all()
+
+
+@pytest.mark.parametrize("mode", ["batch", "masked"])
+def test_batched_and_masked_groups(mode):
+    from tritonfp4.kernels.hopper.launch_w4 import grouped_w4_hopper
+
+    counts, m, n, k = (3, 0, 200, 64), 200, 136, 512
+    weights = [operand(n, k, "nvfp4", SWIZZLED, g) for g in range(4)]
+    x = torch.stack([operand(m, k, "bf16", SWIZZLED, 50 + g) for g in range(4)])
+    want = torch.stack([exact_product(x[g], w) for g, w in enumerate(weights)])
+    groups = None
+    if mode == "masked":
+        groups = torch.tensor(counts, dtype=torch.int32, device="cuda")
+        for g, count in enumerate(counts):
+            x[g, count:], want[g, count:] = float("nan"), 0
+    out = torch.full((4, m, n), float("nan"), dtype=torch.bfloat16, device="cuda")
+    grouped_w4_hopper(x.cuda(), T.BlockScaledTensor.stack(weights).to("cuda"), groups, mode, out, tile(64, 8))
+    assert error(out, want) <= threshold(out) and torch.equal(out.cpu() == 0, want == 0)

@@ -107,7 +107,8 @@ def hopper_w4_bytes(config: Config) -> int:
 def _illegal_hopper_w4(config: Config, problem: Problem) -> str | None:
     if problem.device.arch.number != 90:
         return f"{problem.device.arch.name} has no wgmma"
-    if problem.op != "matmul" or problem.b not in FP4 or problem.a not in (*FP4, "bf16", "fp16"):
+    kinds = ("bf16", "fp16") if problem.op == "grouped" else (*FP4, "bf16", "fp16")
+    if problem.b not in FP4 or problem.a not in kinds:
         return f"not for {problem.a} by {problem.b}"
     if problem.a == "fp16" and problem.b == "mxfp4":
         return "fp16 activations and MXFP4 weights share no 16-bit type"

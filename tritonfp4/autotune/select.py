@@ -101,6 +101,8 @@ def _hopper_w4(problem: Problem) -> list[Config]:
         return -(-tiles // problem.device.sm_count) * (max(4 * tokens, 450) + 60)
 
     tokens = min(stages, key=time)
+    if problem.op == "grouped":  # m is the mean rows of a group
+        tokens = _up_to(problem.m, 64, 256)
     return [Config("hopper_w4", 128, 64, tokens, 12, stages[tokens], 8, swap=True)]
 
 
@@ -144,11 +146,10 @@ def _grouped(problem: Problem) -> list[Config]:
     if problem.device.interpreted:
         return [Config("upcast", _up_to(m, 16, 128), _up_to(k, 64, 256), _up_to(n, 16, 128))]
     if m <= 64:
-        few = _fragments(problem) if problem.pieces else []
-        return few + _few_grouped(problem)
+        return [*(_hopper_w4(problem) if m > HOPPER_W4_FROM_M else []), *_fragments(problem), *_few_grouped(problem)]
     if problem.device.arch.mma == "mma.sync":
         return [Config("upcast", 128, 64, 64, 4, stages) for stages in (3, 2)]
-    return [Config("upcast", 128, 128, 128, 8, stages) for stages in (3, 2)]
+    return [*_hopper_w4(problem), *[Config("upcast", 128, 128, 128, 8, stages) for stages in (3, 2)]]
 
 
 def _few_grouped(problem: Problem) -> list[Config]:

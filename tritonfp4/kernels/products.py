@@ -80,5 +80,8 @@ def multiply_groups(
     if config.path == "fragments":
         _fragments().grouped_w4(a, b, groups, mode, out, config)
         return
+    if config.path == "hopper_w4":
+        _hopper_w4().grouped_w4_hopper(a, b, groups, mode, out, config)
+        return
     launch = grouped_upcast if config.path == "upcast" else matmul_fp8
     launch(a, b, groups, mode, out, config)

@@ -87,7 +87,9 @@ def _config(op: str, m: int, n: int, k: int, a: Any, b: Any, out: torch.Tensor, 
         pieces = operands.words_ready(a, b)
         tma = pieces and device_info(device).arch.mma == "wgmma" and operands.tiles_ready(a, b, out)
     elif mode != "indices" and kind_b in ("nvfp4", "mxfp4"):
-        pieces = _fragment_operands().groups_ready(a, b)
+        operands = _fragment_operands()
+        pieces = operands.groups_ready(a, b)
+        tma = pieces and device_info(device).arch.mma == "wgmma" and operands.group_tiles_ready(a, b, out)
     return _selected(op, m, n, k, kind_a, kind_b, device, tma, pieces)
 
 

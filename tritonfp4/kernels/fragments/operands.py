@@ -60,6 +60,22 @@ def groups_ready(a: BlockScaledTensor | torch.Tensor, b: BlockScaledTensor | tor
     return b.scales.data_ptr() % 2 == 0
 
 
+def group_tiles_ready(
+    a: BlockScaledTensor | torch.Tensor, b: BlockScaledTensor | torch.Tensor, out: torch.Tensor
+) -> bool:
+    """Whether the Hopper kernel can load tiles of both grouped operands by TMA and store the output so."""
+    if not groups_ready(a, b) or not isinstance(b, BlockScaledTensor) or b.layout != SfLayout.layout_128x4:
+        return False
+    k = b.shape[-1]
+    if a.shape[-1] != k or k % 128 or b.values.shape[-1] != k // 2 or b.scales.data_ptr() % 16:
+        return False
+    matrices = [t for t in (a, b.values, out) if isinstance(t, torch.Tensor) and t.ndim == 3]
+    if any(t.stride(0) != t.shape[1] * t.stride(1) and t.shape[0] > 1 for t in matrices):
+        return False
+    rows = out.stride(-1) == 1 and out.stride(-2) * out.element_size() % 16 == 0 and out.data_ptr() % 16 == 0
+    return rows and out.dtype in (torch.bfloat16, torch.float16)
+
+
 def group_words(t: torch.Tensor, width: int) -> torch.Tensor:
     """The first `width` elements of every row as words of 32 bits."""
     return t[..., :width].view(torch.int32)

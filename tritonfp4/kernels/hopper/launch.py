@@ -41,7 +41,7 @@ _DTYPES = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
 _launch = Launches(matmul_fp8_hopper_kernel)
 
 
-class _Base:
+class Base:
     """What a descriptor asks of a tensor."""
 
     __slots__ = ("address", "dtype")
@@ -55,7 +55,7 @@ class _Base:
 
 
 def descriptor(
-    base: torch.Tensor | _Base, shape: Sequence[int], strides: Sequence[int], block: list[int], layout: Any
+    base: torch.Tensor | Base, shape: Sequence[int], strides: Sequence[int], block: list[int], layout: Any
 ) -> TensorDescriptor:
     """A descriptor without Triton's look at it, which takes longer than all else: `tma_ready` has looked already."""
     made = TensorDescriptor.__new__(TensorDescriptor)
@@ -72,7 +72,7 @@ def _values(t: BlockScaledTensor, k: int, block: int) -> TensorDescriptor:
     x = t.values
     size = x.shape
     rows = size[0] if len(size) == 2 else size[0] * size[1]
-    return descriptor(_Base(x.data_ptr(), torch.float8_e4m3fn), [rows, k], [x.stride(-2), 1], [block, 128], _SWIZZLED)
+    return descriptor(Base(x.data_ptr(), torch.float8_e4m3fn), [rows, k], [x.stride(-2), 1], [block, 128], _SWIZZLED)
 
 
 def _scales(x: torch.Tensor, turned: bool, block: list[int]) -> TensorDescriptor:
@@ -100,7 +100,7 @@ def _output(out: torch.Tensor, block_n: int) -> TensorDescriptor:
     n, rows = size[-1], size[0] if len(size) == 2 else size[0] * size[1]
     first = out.data_ptr() - ROWS * stride * out.element_size()
     shape, strides = [rows + ROWS, ROWS, n], [stride, stride, 1]
-    return descriptor(_Base(first, dtype), shape, strides, [1, ROWS, block_n], _output_layout(block_n, dtype))
+    return descriptor(Base(first, dtype), shape, strides, [1, ROWS, block_n], _output_layout(block_n, dtype))
 
 
 def _boxes(rows: int, block_m: int, cut: bool) -> tuple[int, int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from typing import Any
 
 import torch
 from triton.experimental.gluon import language as gl
@@ -11,7 +13,8 @@ from tritonfp4.config import Config
 from tritonfp4.device import device_info
 from tritonfp4.kernels import dequantize as dequantize_kernels
 from tritonfp4.kernels.fragments.decode import UNSHIFT
-from tritonfp4.kernels.hopper.launch import descriptor
+from tritonfp4.kernels.grouped import unwrap_group
+from tritonfp4.kernels.hopper.launch import MODES, Base, descriptor
 from tritonfp4.kernels.hopper.w4 import matmul_w4_hopper_kernel
 from tritonfp4.kernels.launch import Launches, on_device
 from tritonfp4.kernels.operands import compute_dtype, unwrap
@@ -38,6 +41,53 @@ def _activations(a: BlockScaledTensor | torch.Tensor, compute: str) -> tuple[tor
     return dequantize_kernels.dequantize(bare, dtype, False, DEQUANTIZE, 0.25 if e8m0 else 1.0), 4.0 if e8m0 else 1.0
 
 
+@functools.cache
+def _output_layout(tokens: int, dtype: torch.dtype) -> gl.NVMMASharedLayout:
+    return gl.NVMMASharedLayout.get_default_for([1, tokens, 64], _DTYPES[dtype])
+
+
+def _output(out: torch.Tensor, tokens: int) -> Any:
+    """Rows [R, N] as [R + tokens, tokens, N]; see `launch._output`."""
+    size, stride = out.shape, out.stride(-2)
+    n, rows = size[-1], size[0] if len(size) == 2 else size[0] * size[1]
+    base = Base(out.data_ptr() - tokens * stride * out.element_size(), out.dtype)
+    return descriptor(
+        base, [rows + tokens, tokens, n], [stride, stride, 1], [1, tokens, 64], _output_layout(tokens, out.dtype)
+    )
+
+
+def _launch_products(
+    x: torch.Tensor, x_global: torch.Tensor | None, per_row: bool, b: BlockScaledTensor, groups: torch.Tensor | None, mode: str,
+    out: torch.Tensor, compute: str, unshift: float, config: Config,
+) -> None:  # fmt: skip
+    """16-bit rows by the matrices of b, one where `b` is not batched."""
+    w = unwrap_group(b)
+    count, n, k, tokens = w.matrices, b.shape[-2], b.shape[-1], config.block_n
+    rows, all_rows = x.shape[-2], x.numel() // x.shape[-1]
+    words, codes = b.values.view(torch.int32), b.scales.contiguous().view(torch.int32)
+    tiles, tiles_n = codes.numel() // 128, ceil_div(n, ROWS)
+    descriptors = (
+        descriptor(x, [all_rows, k], [x.stride(-2), 1], [tokens, STEP], _X),
+        descriptor(words, [count * n, k // 8], [words.stride(-2), 1], [ROWS, STEP // 8], _W),
+        descriptor(codes, [tiles * 32, 4], [4, 1], [32, 4], _CODES), _output(out, tokens),
+    )  # fmt: skip
+    tiles_m = ceil_div(rows, tokens)
+    number = (tiles_m + count + 2 if mode == "indptr" else tiles_m * count) * tiles_n
+    constants = (
+        MODES[mode], count == 1, b.format.name, compute, per_row, w.global_kind, unshift * UNSHIFT[b.format.name, compute],
+        config.num_stages, tokens, config.group_m,
+    )  # fmt: skip
+    pointers = (x_global, w.global_scale, out if groups is None else groups)
+    key = (
+        constants, x.dtype, out.dtype, *(None if p is None else (p.dtype, p.data_ptr() % 16) for p in pointers), n, k, rows >> 31,
+        count >> 31,
+    )  # fmt: skip
+    _launch(
+        key, out.get_device(), min(number, device_info(out.device).sm_count),
+        (*descriptors, *pointers, count, rows, n, k, tiles // (count * tiles_n), *constants), num_warps=4, maxnreg=168,
+    )  # fmt: skip
+
+
 def matmul_w4_hopper(
     a: BlockScaledTensor | torch.Tensor, b: BlockScaledTensor, out: torch.Tensor, config: Config
 ) -> None:
@@ -47,38 +97,14 @@ def matmul_w4_hopper(
     """
     compute = compute_dtype(a, b)
     x_global, per_row = (None, False) if isinstance(a, torch.Tensor) else (unwrap(a).global_scale, unwrap(a).per_row)
-    w = unwrap(b)
     with on_device(out):
         x, unshift = _activations(a, compute)
-        m, n, k, tokens = x.shape[0], w.rows, x.shape[1], config.block_n
-        words, codes = b.values.view(torch.int32), b.scales.contiguous().view(torch.int32)
-        tiles = codes.numel() // 128
-        columns = tiles // ceil_div(n, ROWS)
-        descriptors = (
-            descriptor(x, [m, k], [x.stride(0), 1], [tokens, STEP], _X),
-            descriptor(words, [n, k // 8], [words.stride(0), 1], [ROWS, STEP // 8], _W),
-            descriptor(codes, [tiles * 32, 4], [4, 1], [32, 4], _CODES),
-            descriptor(out, [m, n], [out.stride(0), 1], [tokens, 64], gl.NVMMASharedLayout(128, 16, 2)),
-        )
-        constants = (
-            w.format, compute, per_row, w.per_row, unshift * UNSHIFT[w.format, compute], config.num_stages, tokens, config.group_m,
-        )  # fmt: skip
-        pointers = (x_global, w.global_scale)
-        key = (
-            constants,
-            x.dtype,
-            out.dtype,
-            *(None if p is None else p.data_ptr() % 16 for p in pointers),
-            n,
-            k,
-            m >> 31,
-        )
-        programs = min(ceil_div(m, tokens) * ceil_div(n, ROWS), device_info(out.device).sm_count)
-        _launch(
-            key,
-            out.get_device(),
-            programs,
-            (*descriptors, *pointers, m, n, k, columns, *constants),
-            num_warps=4,
-            maxnreg=168,
-        )
+        _launch_products(x, x_global, per_row, b, None, "batch", out, compute, unshift, config)
+
+
+def grouped_w4_hopper(
+    a: torch.Tensor, b: BlockScaledTensor, groups: torch.Tensor | None, mode: str, out: torch.Tensor, config: Config
+) -> None:
+    """Launcher; as `tritonfp4.reference.grouped_matmul` for 16-bit `a`. Operands must be `group_tiles_ready`."""
+    with on_device(out):
+        _launch_products(a, None, False, b, groups, mode, out, compute_dtype(a, b), 1.0, config)
