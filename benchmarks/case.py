@@ -31,6 +31,19 @@ class Case:
 
 Build = Callable[[Case, Wants], dict[str, Call]]
 
+#: Bits of an FP4 weight with its part of the scale.
+FP4_BITS = {"nvfp4": 4.5, "mxfp4": 4.25}
+#: Experts that a token goes to.
+TOP_K = 4
+#: A bf16 matrix of 1 GiB: what `copy` moves, the bandwidth that the products of few rows are measured against.
+COPIED = (16384, 32768)
+
+
+def copy_case(op: str) -> Case:
+    """The copy in the file of an operation, so that both were measured on one machine and within minutes."""
+    m, k = COPIED
+    return Case(op, m, 0, k, 1, 0.0, 4.0 * m * k)
+
 
 def present(calls: dict[str, Call | None]) -> dict[str, Call]:
     """Without those that are not there."""

@@ -7,101 +7,42 @@ A ratio is the peer's time over ours, above 1 we are faster. The bars are those 
 
 from __future__ import annotations
 
-import argparse
-import csv
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-#: (m, n, k, groups), m counting the rows of all groups.
-Cell = tuple[int, int, int, int]
-#: cell -> impl -> microseconds.
-Times = dict[Cell, dict[str, float]]
-OURS = "tritonfp4"
+from benchmarks.bars import Cell, Line, Times, against, bar, cells, command, listed, ratios, read, streamed
+
+__all__ = ["cells", "lines", "read"]
+
 MIB = 2**20
 #: Weights of at least so many bytes (and less than the line before) must stream at this part of the copy bandwidth.
 BANDWIDTH = ((64 * MIB, 0.70), (28 * MIB, 0.45))
 BANDWIDTH_ROWS, HOST, RAGGED = 16, 2.0, 1.15
+OPS = ("fp8_dense", "fp8_dense_bf16act", "fp8_grouped", "fp8_grouped_ragged")
 
 
-@dataclass(frozen=True)
-class Line:
-    """One bar: `ok` is None where there is no data."""
-
-    name: str
-    text: str
-    ok: bool | None = None
-
-    def __str__(self) -> str:
-        mark = "    " if self.ok is None else "pass" if self.ok else "MISS"
-        return f"[{mark}] {self.name}: {self.text}"
+def _small(cell: Cell) -> bool:
+    return cell[0] <= 128
 
 
-def read(folder: Path, op: str) -> Times:
-    """The times of one operation; empty where the file is not there."""
-    times: Times = {}
-    path = folder / f"{op}.csv"
-    if path.exists():
-        with open(path, newline="") as file:
-            for row in csv.DictReader(file):
-                cell = (int(row["m"]), int(row["n"]), int(row["k"]), int(row["groups"]))
-                times.setdefault(cell, {})[row["impl"]] = float(row["median_us"])
-    return times
+def _large(cell: Cell) -> bool:
+    return cell[0] >= 1024
 
 
-def ratios(times: Times, peer: str, keep: Callable[[int], bool] = lambda m: True) -> dict[Cell, float]:
-    """Peer over ours, where both ran and `keep` holds for the rows."""
-    return {cell: row[peer] / row[OURS] for cell, row in times.items() if peer in row and OURS in row and keep(cell[0])}
-
-
-def geomean(values: Mapping[Cell, float]) -> float:
-    """Geometric mean."""
-    return math.exp(sum(map(math.log, values.values())) / len(values))
-
-
-def label(cell: Cell) -> str:
-    """A cell, for printing."""
-    m, n, k, groups = cell
-    return f"M={m} N={n} K={k}" if groups == 1 else f"{groups}x{m // groups} N={n} K={k}"
-
-
-def summary(found: Mapping[Cell, float]) -> str:
-    """Geometric mean and worst cell."""
-    worst = min(found, key=lambda cell: found[cell])
-    return f"geometric mean {geomean(found):.3f}, worst {found[worst]:.3f} at {label(worst)}, {len(found)} cells"
-
-
-def bar(name: str, found: Mapping[Cell, float], mean: float = 0.0, each: float = 0.0, goal: float = 0.0) -> Line:
-    """Ratios against a bar for the geometric mean, one for each cell, and a goal that decides nothing but is listed."""
-    if not found:
-        return Line(name, "no data")
-    wanted = [f"mean >= {mean:.2f}"] * bool(mean) + [f"each >= {each:.2f}"] * bool(each)
-    text = f"{summary(found)}; bar: {', '.join(wanted) or 'none'}"
-    below = [f"{label(cell)} {value:.3f}" for cell, value in sorted(found.items()) if value < goal]
-    if below:
-        text += f"\n         below {goal:.2f}: " + "; ".join(below)
-    ok = (geomean(found) >= mean and min(found.values()) >= each) if wanted else None
-    return Line(name, text, ok)
+def _weights(cell: Cell) -> float:
+    return cell[1] * cell[2]
 
 
 def bandwidth(times: Times) -> list[Line]:
-    """Bytes of the weights a second, as a part of the copy bandwidth (bytes read and written) of the same file."""
-    copies = [4.0 * cell[0] * cell[2] / row["copy"] for cell, row in times.items() if "copy" in row]
+    """How fast few rows stream the weights."""
     lines, above = [], math.inf
     for least, part in BANDWIDTH:
         name = f"4 weights of {least // MIB} MiB" + (" or more" if math.isinf(above) else f" to {above // MIB} MiB")
-        found = {
-            cell: cell[1] * cell[2] / row[OURS] / copies[0]
-            for cell, row in times.items()
-            if copies and OURS in row and cell[0] <= BANDWIDTH_ROWS and least <= cell[1] * cell[2] < above
-        }
-        if found:
-            parts = "; ".join(f"{label(cell)} {value:.2f}" for cell, value in sorted(found.items()))
-            text = f"{parts} of a copy's {copies[0] / 1e6:.2f} TB/s; bar: each >= {part:.2f}"
-            lines.append(Line(name, text, min(found.values()) >= part))
-        else:
-            lines.append(Line(name, "no data"))
+
+        def keep(cell: Cell, least: float = least, above: float = above) -> bool:
+            return cell[0] <= BANDWIDTH_ROWS and least <= _weights(cell) < above
+
+        lines.append(streamed(name, times, _weights, part, keep))
         above = least
     return lines
 
@@ -121,32 +62,24 @@ def host(times: Times) -> Line:
 def ragged(equal: Times, unequal: Times) -> Line:
     """Time of ragged groups over that of equal ones, for the same useful work."""
     name = "5 ragged groups over equal ones"
-    found = {
-        cell: unequal[cell][OURS] / equal[cell][OURS]
-        for cell in unequal
-        if OURS in unequal[cell] and OURS in equal.get(cell, {})
-    }
+    found = against(unequal, equal)
     if not found:
         return Line(name, "no data")
-    parts = "; ".join(f"{label(cell)} {value:.3f}" for cell, value in sorted(found.items()))
-    return Line(name, f"{parts}; bar: each at most {RAGGED:.2f}", max(found.values()) <= RAGGED)
+    return Line(name, f"{listed(found)}; bar: each at most {RAGGED:.2f}", max(found.values()) <= RAGGED)
 
 
 def lines(folder: Path) -> list[Line]:
     """Every bar."""
-    dense, acts, groups, unequal, hosts = (
-        read(folder, op) for op in ("fp8_dense", "fp8_dense_bf16act", "fp8_grouped", "fp8_grouped_ragged", "fp8_host")
-    )
-    small, large = (lambda m: m <= 128), (lambda m: m >= 1024)
+    dense, acts, groups, unequal, hosts = (read(folder, op) for op in (*OPS, "fp8_host"))
     peers = [
         bar("1 flashinfer", ratios(dense, "flashinfer"), mean=1.10, each=0.95),
-        bar("  flashinfer, M <= 128", ratios(dense, "flashinfer", small)),
-        bar("  flashinfer, M >= 1024", ratios(dense, "flashinfer", large)),
-        bar("2 deep_gemm, M <= 128", ratios(dense, "deep_gemm", small), mean=1.10, goal=1.0),
-        bar("2 deep_gemm, M >= 1024", ratios(dense, "deep_gemm", large), mean=0.90, goal=1.0),
+        bar("  flashinfer, M <= 128", ratios(dense, "flashinfer", _small)),
+        bar("  flashinfer, M >= 1024", ratios(dense, "flashinfer", _large)),
+        bar("2 deep_gemm, M <= 128", ratios(dense, "deep_gemm", _small), mean=1.10, goal=1.0),
+        bar("2 deep_gemm, M >= 1024", ratios(dense, "deep_gemm", _large), mean=0.90, goal=1.0),
         bar("3 cublaslt", ratios(dense, "cublaslt"), mean=1.20),
-        bar("  cublaslt, M <= 128", ratios(dense, "cublaslt", small)),
-        bar("  cublaslt, M >= 1024", ratios(dense, "cublaslt", large)),
+        bar("  cublaslt, M <= 128", ratios(dense, "cublaslt", _small)),
+        bar("  cublaslt, M >= 1024", ratios(dense, "cublaslt", _large)),
     ]
     grouped = [
         bar("5 deep_gemm, equal groups", ratios(groups, "deep_gemm"), mean=0.92, goal=1.0),
@@ -163,29 +96,5 @@ def lines(folder: Path) -> list[Line]:
     ]
 
 
-def cells(times: Times) -> str:
-    """A Markdown table: microseconds of ours, and the ratio to every peer."""
-    peers = sorted({impl for row in times.values() for impl in row} - {OURS, "copy"})
-    table = ["| case | " + " | ".join([f"{OURS}, us", *peers]) + " |", "|---" * (len(peers) + 2) + "|"]
-    for cell, row in times.items():
-        if OURS in row:
-            over = [f"{row[peer] / row[OURS]:.2f}" if peer in row else "-" for peer in peers]
-            table.append("| " + " | ".join([label(cell), f"{row[OURS]:.1f}", *over]) + " |")
-    return "\n".join(table)
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--cells", action="store_true", help="print every cell, too")
-    args = parser.parse_args()
-    for line in lines(args.folder):
-        print(line)
-    for op in ("fp8_dense", "fp8_dense_bf16act", "fp8_grouped", "fp8_grouped_ragged") if args.cells else ():
-        if times := read(args.folder, op):
-            print(f"\n{op}\n\n{cells(times)}")
-
-
 if __name__ == "__main__":
-    main()
+    command(str(__doc__), lines, OPS)

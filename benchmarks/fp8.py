@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 import tritonfp4 as T
-from benchmarks.case import Build, Call, Case, Wants, present
-from benchmarks.inputs import mn_major, zipf_sizes
-from benchmarks.peers import cublaslt, deep_gemm, flashinfer_peer, tried
+from benchmarks.case import Build, Call, Case, Wants, copy_case, present
+from benchmarks.inputs import copy_calls, mn_major, random_bf16, zipf_sizes
+from benchmarks.peers import cublaslt, deep_gemm, flashinfer_peer, torch_peers, tried
 
 #: (N, K), and the rows that they are timed for: activations in FP8, in bf16.
 SHAPES = ((2112, 7168), (24576, 1536), (32768, 512), (7168, 16384), (4096, 7168), (7168, 2048))
@@ -16,8 +16,7 @@ BF16ACT_ROWS = (1, 64, 4096)
 #: Groups, rows of each, N, K.
 GROUPS = ((4, 8192, 4096, 7168), (8, 4096, 4096, 7168), (8, 4096, 7168, 2048), (32, 256, 4096, 7168), (32, 128, 7168, 2048),
           (64, 128, 4096, 7168))  # fmt: skip
-#: A bf16 matrix of 1 GiB, copied: the bandwidth that the products of few rows are measured against.
-COPY = Case("fp8_dense", 16384, 0, 32768, 1, 0.0, 4.0 * 16384 * 32768)
+COPY = copy_case("fp8_dense")
 
 
 def _case(op: str, m: int, n: int, k: int, groups: int = 1, a_bytes: float = 1 + 4 / 128) -> Case:
@@ -30,20 +29,10 @@ def _sizes(op: str, m: int, groups: int) -> list[int]:
     return zipf_sizes(groups, m) if op.endswith("ragged") else [m // groups] * groups
 
 
-def _random(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, device="cuda", dtype=torch.bfloat16)
-
-
-def _copy(case: Case) -> dict[str, Call]:
-    x = _random(case.m, case.k)
-    other = torch.empty_like(x)
-    return {"copy": lambda: other.copy_(x)}
-
-
 def _dense(case: Case, wants: Wants) -> dict[str, Call]:
     if case == COPY:
-        return _copy(case)
-    x, w = _random(case.m, case.k), _random(case.n, case.k)
+        return copy_calls(case)
+    x, w = random_bf16(case.m, case.k), random_bf16(case.n, case.k)
     a, a_scale = T.per_token_cast_to_fp8(x)
     b, b_scale = T.per_block_cast_to_fp8(w)
     columns = mn_major(a_scale)
@@ -60,7 +49,7 @@ def _dense(case: Case, wants: Wants) -> dict[str, Call]:
 
 
 def _dense_bf16act(case: Case, wants: Wants) -> dict[str, Call]:
-    x, w = _random(case.m, case.k), _random(case.n, case.k)
+    x, w = random_bf16(case.m, case.k), random_bf16(case.n, case.k)
     b, b_scale = T.per_block_cast_to_fp8(w)
     out = x.new_empty(case.m, case.n)
     return present(
@@ -74,7 +63,7 @@ def _dense_bf16act(case: Case, wants: Wants) -> dict[str, Call]:
 
 def _grouped(case: Case, wants: Wants) -> dict[str, Call]:
     sizes = _sizes(case.op, case.m, case.groups)
-    x, w = _random(case.m, case.k), _random(case.groups, case.n, case.k)
+    x, w = random_bf16(case.m, case.k), random_bf16(case.groups, case.n, case.k)
     a, a_scale = T.per_token_cast_to_fp8(x)
     experts = [T.per_block_cast_to_fp8(one) for one in w]
     b = torch.stack([values.view(torch.uint8) for values, _ in experts]).view(torch.float8_e4m3fn)
@@ -85,7 +74,7 @@ def _grouped(case: Case, wants: Wants) -> dict[str, Call]:
 
     def bf16() -> torch.Tensor:
         if len(set(sizes)) > 1:
-            return torch.nn.functional.grouped_mm(x, w.transpose(1, 2), offs=ends[1:])
+            return torch_peers.grouped_mm(x, w, ends)
         return torch.bmm(x.view(case.groups, -1, case.k), w.transpose(1, 2)).view(case.m, case.n)
 
     return present(

@@ -6,6 +6,38 @@ import random
 
 import torch
 
+from benchmarks.case import Call, Case
+
+#: Where the inputs lie; the tests without a GPU have them on the CPU.
+DEVICE = "cuda"
+
+
+def random_bf16(*shape: int) -> torch.Tensor:
+    """Normal random numbers."""
+    return torch.randn(*shape, device=DEVICE, dtype=torch.bfloat16)
+
+
+def copy_calls(case: Case) -> dict[str, Call]:
+    """The call of `copy_case`."""
+    x = random_bf16(case.m, case.k)
+    other = torch.empty_like(x)
+    return {"copy": lambda: other.copy_(x)}
+
+
+def routes(experts: int, tokens: int, top_k: int, seed: int = 0) -> list[list[int]]:
+    """The experts of every token: `top_k` different ones, drawn alike, the same on every machine."""
+    draw = random.Random(seed)
+    return [draw.sample(range(experts), top_k) for _ in range(tokens)]
+
+
+def routed_sizes(experts: int, tokens: int, top_k: int, seed: int = 0) -> list[int]:
+    """Rows of each expert under `routes`: ``top_k * tokens`` in all."""
+    sizes = [0] * experts
+    for chosen in routes(experts, tokens, top_k, seed):
+        for expert in chosen:
+            sizes[expert] += 1
+    return sizes
+
 
 def mn_major(scale: torch.Tensor) -> torch.Tensor:
     """The scales [M, K / 128] as a view of memory [K / 128, M rounded up to 4]: what TMA reads, and what flashinfer asks for."""

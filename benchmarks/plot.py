@@ -15,11 +15,12 @@ NAMES = {
     "deep_gemm": "DeepGEMM",
     "flashinfer": "flashinfer",
     "cublaslt": "cuBLASLt",
+    "humming": "humming",
     "torch_dequant": "torch.compile dequantization + cuBLAS",
     "torch_bf16": "torch bf16 (unquantized)",
 }
 #: A color for each implementation, the same in every picture.
-COLORS = dict(zip(NAMES, ("C0", "C1", "C2", "C3", "C4", "0.55"), strict=True))
+COLORS = dict(zip(NAMES, ("C0", "C1", "C2", "C3", "C5", "C4", "0.55"), strict=True))
 COLUMNS = 3
 Row = dict[str, str]
 
@@ -32,7 +33,7 @@ def read(path: Path) -> list[Row]:
 
 def style(impl: str) -> dict[str, Any]:
     """How an implementation is drawn."""
-    return {"color": COLORS.get(impl, "C5"), "label": NAMES.get(impl, impl)}
+    return {"color": COLORS.get(impl, "C6"), "label": NAMES.get(impl, impl)}
 
 
 def curves(pyplot: Any, rows: list[Row]) -> Any:

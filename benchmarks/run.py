@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 import triton
 
-from benchmarks.case import Wants
-from benchmarks.fp8 import COPY
+from benchmarks.case import Wants, copy_case
 from benchmarks.registry import OPS, Case
 from benchmarks.timing import FLUSHES, measure
 
@@ -58,7 +57,7 @@ def chosen(op: str, rows: Sequence[int] | None, shapes: Sequence[str] | None) ->
     return [
         case
         for case in OPS[op][0]
-        if case == COPY or ((not rows or case.m in rows) and (not shapes or f"{case.n},{case.k}" in shapes))
+        if case == copy_case(op) or ((not rows or case.m in rows) and (not shapes or f"{case.n},{case.k}" in shapes))
     ]
 
 

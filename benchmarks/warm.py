@@ -4,7 +4,8 @@
 
 The peers compile a kernel with nvcc at the first call of a shape and Triton compiles ours; all keep them on disk. So `run` after
 this measures and compiles nothing. Differences are ``1 - 2 xy / (xx + yy)`` against tritonfp4's result: about 1e-6 for the
-same FP8 operands, 1e-3 for bf16 ones or another quantizer, and 1 where an adapter hands over wrong scales.
+same FP8 or FP4 operands, 1e-3 for bf16 ones or another quantizer (1e-2 beside FP4), and 1 where an adapter hands over wrong
+scales (5e-2 for those of FP4).
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from benchmarks.peers.deep_gemm import GroupedCall
 from benchmarks.registry import OPS
 from benchmarks.run import arguments, chosen, wanted
 
-#: A difference that no rounding explains.
-WRONG = 0.01
+#: A difference that no rounding explains: of the same operands, and from those that were not quantized, to FP4 even.
+WRONG, UNQUANTIZED = 0.01, 0.02
 
 
 def difference(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -79,7 +80,8 @@ def main() -> None:
                 else:
                     largest[task[0], impl] = max(largest[task[0], impl], value)
     for (op, impl), value in largest.items():
-        print(f"{op} {impl}: largest difference {value:.1e}" + ("  WRONG" if value > WRONG else ""))
+        wrong = value > (UNQUANTIZED if impl == "torch_bf16" else WRONG)
+        print(f"{op} {impl}: largest difference {value:.1e}" + ("  WRONG" if wrong else ""))
     print(f"{len(tasks)} cases in {time.perf_counter() - start:.0f} s")
 
 

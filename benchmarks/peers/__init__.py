@@ -41,6 +41,16 @@ def tried(peer: str, call: C) -> C | None:
     return call
 
 
+def built(peer: str, build: Callable[[], C]) -> C | None:
+    """The call that `build` makes, after one try, or None where the peer refuses to make it or to run it."""
+    try:
+        call = build()
+    except Exception as error:
+        left_out(peer, _text(error))
+        return None
+    return tried(peer, call)
+
+
 def _text(error: Exception) -> str:
     first = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {first[0][:200]}"

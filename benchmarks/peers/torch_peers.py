@@ -1,4 +1,4 @@
-"""What a user writes without this package: a compiled dequantization to bf16, then cuBLAS."""
+"""What a user writes without this package: a compiled dequantization to bf16, then cuBLAS; torch's grouped bf16 product."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ def dequantize(t: T.BlockScaledTensor) -> torch.Tensor:
     if table is None:
         table = _tables[t.device] = torch.tensor(_E2M1, device=t.device)
     return _compiled(t.values, t.scales.view(t.rows, t.scale_cols), t.global_scale, table, t.format.vec)
+
+
+def grouped_mm(x: torch.Tensor, w: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """``x[g] @ w[g].T`` in bf16 for the rows ``ends[g]`` to ``ends[g + 1]`` of x ``[M, K]`` and w ``[G, N, K]``; ends: int32."""
+    return torch.nn.functional.grouped_mm(x, w.transpose(1, 2), offs=ends[1:])
 
 
 def dequantize_then_mm(a: T.BlockScaledTensor | torch.Tensor, b: T.BlockScaledTensor | torch.Tensor) -> torch.Tensor:
