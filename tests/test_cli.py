@@ -373,9 +373,17 @@ def test_info_prints_the_path_of_every_pair_and_size_for_an_arch(capsys):
     flat = re.sub(r"[\s│]+", " ", text)
     for a, b in (("nvfp4", "nvfp4"), ("mxfp4", "mxfp4"), ("bf16", "nvfp4"), ("bf16", "mxfp4")):
         for m in (1, 64, 4096):
-            path = explain(Problem("matmul", m, 4096, 4096, a, b, target_info(90))).split()[0]
-            assert f"{a} x {b} {m} {path}" in flat
+            path = explain(Problem("matmul", m, 4096, 4096, a, b, target_info(90), True, True)).split()[0]
+            assert f"{a} x {b} {m} x 4096 x 4096 {path}" in flat
     assert "Hopper" in text and "TRITON_INTERPRET" in text
+
+
+def test_info_of_one_shape_says_its_bytes(capsys):
+    """16 x 7168 x 4096: 7168 * 4096 weights of half a byte, and a scale for every 16 (NVFP4) or 32 (MXFP4)."""
+    assert main(["info", "--arch", "90", "--shape", "16,7168,4096"]) == 0
+    flat = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+    assert "0.13 + 16.52 + 0.23" in flat and "0.13 + 15.60 + 0.23" in flat and "16 x 7168 x 4096" in flat
+    assert "4096 x 4096 x 4096" not in flat
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -385,7 +393,15 @@ def test_info_says_that_cpu_tensors_run_the_reference(capsys):
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["info", "--arch", "x"], ["info", "--arch", "70"], ["quantize", "only.safetensors"]]
+    "argv",
+    [
+        [],
+        ["info", "--arch", "x"],
+        ["info", "--arch", "70"],
+        ["info", "--shape", "1,2"],
+        ["info", "--shape", "0,1,1"],
+        ["quantize", "only.safetensors"],
+    ],
 )
 def test_wrong_calls_exit_with_2(argv, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+from tritonfp4.autotune import Problem
+from tritonfp4.device import DeviceInfo
+
 #: Width for output that is not a terminal: wide enough that no table is cut.
 PIPE_WIDTH = 160
 
@@ -19,6 +22,12 @@ class CliError(Exception):
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)
         self.status = status
+
+
+def contiguous_product(m: int, n: int, k: int, a: str, b: str, device: DeviceInfo) -> Problem:
+    """``[m, k] @ [n, k].T`` of FP4 weights as the selection sees it when nothing is a view."""
+    pieces = k % 32 == 0
+    return Problem("matmul", m, n, k, a, b, device, pieces and k % 128 == 0 and n % 8 == 0, pieces)
 
 
 def require(module: str, package: str | None = None) -> Any:

@@ -15,8 +15,18 @@ from typing import Any
 import torch
 
 from tritonfp4 import nn
-from tritonfp4.autotune import Problem, explain
-from tritonfp4.cli.common import CliError, console, decibels, energies, mebibytes, pick_device, progress, require
+from tritonfp4.autotune import explain
+from tritonfp4.cli.common import (
+    CliError,
+    console,
+    contiguous_product,
+    decibels,
+    energies,
+    mebibytes,
+    pick_device,
+    progress,
+    require,
+)
 from tritonfp4.device import device_info
 
 #: Title, format and rule of what is compared; weights and activations alike.
@@ -235,7 +245,7 @@ def _path(device: torch.device, rows: int, shape: tuple[int, int]) -> str:
     if device.type != "cuda":
         return "Ran on cpu: the reference in pure PyTorch, no kernels (bit-exact to the kernels when it quantizes)."
     info = device_info(device)
-    why = explain(Problem("matmul", rows, shape[0], shape[1], "nvfp4", "nvfp4", info))
+    why = explain(contiguous_product(rows, *shape, "nvfp4", "nvfp4", info))
     name = torch.cuda.get_device_name(device)
     product = f"{rows} x {shape[0]} x {shape[1]}"
     return f"Ran on {device} ({name}, sm_{info.arch.number}): Triton kernels; matmul path of {product}: {why}."

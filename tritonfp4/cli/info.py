@@ -9,20 +9,22 @@ import platform
 import shutil
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tritonfp4 import __version__
-from tritonfp4.autotune import Problem, explain
-from tritonfp4.cli.common import console, require
+from tritonfp4.autotune import explain
+from tritonfp4.cli.common import console, contiguous_product, require
 from tritonfp4.device import INTERPRETER, DeviceInfo, device_info, target_info
+from tritonfp4.formats import FORMATS
 
 PAIRS = (("nvfp4", "nvfp4"), ("mxfp4", "mxfp4"), ("bf16", "nvfp4"), ("bf16", "mxfp4"))
 ROWS = (1, 64, 4096)
-#: N and K of the products in the table.
-SIDE = 4096
+#: M, N and K of the products in the table.
+SHAPES = tuple((m, 4096, 4096) for m in ROWS)
 ENVIRONMENT = (
     (
         "TRITON_INTERPRET",
@@ -37,6 +39,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--arch", type=_arch, metavar="CC", help="show the paths of this compute capability, such as 90 or 12.0"
     )
+    parser.add_argument(
+        "--shape",
+        type=_shape,
+        metavar="M,N,K",
+        help="show the paths of [M, K] @ [N, K].T, and the bytes that it must move",
+    )
     parser.set_defaults(run=run)
 
 
@@ -47,6 +55,14 @@ def _arch(text: str) -> int:
     if not 80 <= number < 1000:
         raise argparse.ArgumentTypeError(f"{text}: want a compute capability of 8.0 or later")
     return number
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    """``"16,4096,7168"`` -> its numbers."""
+    m, n, k = (int(part) for part in text.split(","))
+    if min(m, n, k) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: want three positive numbers M,N,K")
+    return m, n, k
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if note:
         out.print(note)
     for title, device in devices:
-        out.print(_paths(table, title, device))
+        out.print(_paths(table, title, device, SHAPES if args.shape is None else (args.shape,)))
     out.print()
     variables = table("environment variable", "now", "meaning", title="Environment", title_justify="left")
     for name, meaning in ENVIRONMENT:
@@ -137,18 +153,28 @@ def _devices(arch: int | None) -> tuple[list[tuple[str, DeviceInfo]], str]:
     return ([("Triton's interpreter, backend='triton'", INTERPRETER)] if interpreted else []), note
 
 
-def _paths(table: Any, title: str, device: DeviceInfo) -> Any:
-    """Table of `explain` for each pair of formats and number of rows."""
+def _bytes(kind: str, elements: int) -> int:
+    """Bytes of the elements of an operand and of their scales."""
+    if kind not in FORMATS:
+        return 2 * elements
+    return elements // 2 + elements // FORMATS[kind].vec
+
+
+def _paths(table: Any, title: str, device: DeviceInfo, shapes: Sequence[tuple[int, int, int]]) -> Any:
+    """Table of `explain` for each pair of formats and shape, operands contiguous, and what must at least pass through memory."""
     grid = table(
         "activations x weights",
-        "M",
-        "path of M x 4096 x 4096",
+        "M x N x K",
+        "path",
+        "MB: activations + weights + bf16 output",
         title=f"Matmul on {title}",
         title_justify="left",
         show_lines=False,
     )
     for a, b in PAIRS:
-        for m in ROWS:
-            problem = Problem("matmul", m, SIDE, SIDE, a, b, device)
-            grid.add_row(f"{a} x {b}", str(m), explain(problem), end_section=m == ROWS[-1])
+        for m, n, k in shapes:
+            problem = contiguous_product(m, n, k, a, b, device)
+            parts = [f"{part / 1e6:.2f}" for part in (_bytes(a, m * k), _bytes(b, n * k), 2 * m * n)]
+            last = (m, n, k) == shapes[-1]
+            grid.add_row(f"{a} x {b}", f"{m} x {n} x {k}", explain(problem), " + ".join(parts), end_section=last)
     return grid
