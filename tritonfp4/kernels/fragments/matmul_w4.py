@@ -14,6 +14,9 @@ from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 
 from tritonfp4.kernels.fragments.decode import CHUNK, left_fragment, plain_fragment, right_fragment
 
+#: Whether weights ask to leave L2 first. Before Triton 3.9 every load keeps a policy of its own, in registers that are not there.
+_FIRST = gl.constexpr("evict_first" if hasattr(gl.nvidia.hopper.tma, "async_load") else "")
+
 
 @triton.constexpr_function
 def _axis(axis, layout):
@@ -63,6 +66,15 @@ def _load(pointers, k, left, WHOLE: gl.constexpr):
         return gl.load(pointers)
     else:
         return gl.load(pointers, mask=k < left, other=0)
+
+
+@gluon.jit
+def _load_once(pointers, k, left, WHOLE: gl.constexpr):
+    """The same of what few programs read again: it leaves L2 first."""
+    if WHOLE:
+        return gl.load(pointers, eviction_policy=_FIRST)
+    else:
+        return gl.load(pointers, mask=k < left, other=0, eviction_policy=_FIRST)
 
 
 @gluon.jit
@@ -144,8 +156,8 @@ def _product(
         d_ptrs = _codes(x_scale_ptr, token, m, d_k, x_scale_cols, X_FORMAT, X_LAYOUT)
         d_step = _code_step(STEP, X_FORMAT, X_LAYOUT)
     acc = gl.zeros([WARPS, ROWS, TOKENS], gl.float32, MMA)
-    w0, c0 = _load(w_ptrs, w_k, K, WHOLE), _load(c_ptrs, c_k, K, WHOLE)
-    w1, c1 = _load(w_ptrs + STEP // 8, w_k, K - STEP, WHOLE), _load(c_ptrs + c_step, c_k, K - STEP, WHOLE)
+    w0, c0 = _load_once(w_ptrs, w_k, K, WHOLE), _load(c_ptrs, c_k, K, WHOLE)
+    w1, c1 = _load_once(w_ptrs + STEP // 8, w_k, K - STEP, WHOLE), _load(c_ptrs + c_step, c_k, K - STEP, WHOLE)
     for k in range(0, K, 2 * STEP):
         w_ptrs += 2 * STEP // 8
         c_ptrs += 2 * c_step
@@ -155,13 +167,13 @@ def _product(
         a = left_fragment(w0, c0, W_FORMAT, COMPUTE, LEFT)
         left -= 2 * STEP
         if left > 0:
-            w0, c0 = _load(w_ptrs, w_k, left, WHOLE), _load(c_ptrs, c_k, left, WHOLE)
+            w0, c0 = _load_once(w_ptrs, w_k, left, WHOLE), _load(c_ptrs, c_k, left, WHOLE)
         acc = mma_v2(a, _right(x, d, X_FORMAT, COMPUTE, RIGHT), acc)
         x = _load(x_ptrs + X_STEP, x_k, left + STEP, WHOLE)
         d = x if X_FORMAT == "plain" else _load(d_ptrs + d_step, d_k, left + STEP, WHOLE)
         a = left_fragment(w1, c1, W_FORMAT, COMPUTE, LEFT)
         if left > 0:
-            w1 = _load(w_ptrs + STEP // 8, w_k, left - STEP, WHOLE)
+            w1 = _load_once(w_ptrs + STEP // 8, w_k, left - STEP, WHOLE)
             c1 = _load(c_ptrs + c_step, c_k, left - STEP, WHOLE)
         acc = mma_v2(a, _right(x, d, X_FORMAT, COMPUTE, RIGHT), acc)
         x_ptrs += 2 * X_STEP
