@@ -92,7 +92,7 @@ _OPERANDS = {"lop3.b32": 4, "prmt.b32": 3, "fma.rn.bf16x2": 3, "fma.rn.f16x2": 3
 def run(asm: str, constraints: str, inputs: Sequence[torch.Tensor | int]) -> list[torch.Tensor]:
     """Outputs ($0 and on, as many as the constraints say) of the code; of a negative number the lowest 32 bits are taken.
 
-    An input that is read after an output was written is an error: without an early clobber they may share a register.
+    An input that is read after an output was written is an error: without an early clobber ("=&r") they may share a register.
     """
     kinds = constraints.split(",")
     outputs = [f"${i}" for i, kind in enumerate(kinds) if kind.startswith("=")]
@@ -101,9 +101,10 @@ def run(asm: str, constraints: str, inputs: Sequence[torch.Tensor | int]) -> lis
     values = torch.broadcast_tensors(*(torch.as_tensor(x).long() & MASK for x in inputs))
     registers = {f"${i}": value for i, value in enumerate(values, len(outputs))}
     given = set(registers)
+    shared = {name for name, kind in zip(outputs, kinds, strict=False) if "&" not in kind}
 
     def read(name: str) -> torch.Tensor:
-        if name in given and not registers.keys().isdisjoint(outputs):
+        if name in given and not registers.keys().isdisjoint(shared):
             raise ValueError(f"{name} is read after an output was written: {asm}")
         if name[0].isdigit():
             return torch.tensor(int(name, 0) & MASK).expand_as(values[0])

@@ -20,13 +20,14 @@ def _whole_pieces(t: BlockScaledTensor | torch.Tensor) -> bool:
     else:
         x = t
     stride_r, stride_k = x.stride()
-    even = stride_k == 1 and (stride_r * x.element_size() % 16 == 0 or x.shape[0] == 1)
+    even = stride_k == 1 and stride_r * x.element_size() % 16 == 0
     return even and x.data_ptr() % 16 == 0 and t.shape[-1] % PIECE == 0
 
 
 def words_ready(a: BlockScaledTensor | torch.Tensor, b: BlockScaledTensor | torch.Tensor) -> bool:
-    """Whether `matmul_w4` can read both operands."""
-    return _whole_pieces(a) and _whole_pieces(b)
+    """Whether `matmul_w4` can read both operands. It knows shuffled rows of the weights, not of the activations."""
+    shuffled = isinstance(a, BlockScaledTensor) and a.row_shuffle > 0
+    return not shuffled and _whole_pieces(a) and _whole_pieces(b)
 
 
 def tiles_ready(a: BlockScaledTensor | torch.Tensor, b: BlockScaledTensor | torch.Tensor, out: torch.Tensor) -> bool:
@@ -40,8 +41,6 @@ def tiles_ready(a: BlockScaledTensor | torch.Tensor, b: BlockScaledTensor | torc
         return False
     k = b.shape[-1]
     if a.shape[-1] != k or k % 128 or b.values.shape != (b.shape[0], k // 2) or b.scales.data_ptr() % 16:
-        return False
-    if isinstance(a, BlockScaledTensor) and a.row_shuffle:
         return False
     rows = out.stride(1) == 1 and out.stride(0) * out.element_size() % 16 == 0 and out.data_ptr() % 16 == 0
     return rows and out.dtype in (torch.bfloat16, torch.float16)
