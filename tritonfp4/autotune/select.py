@@ -6,7 +6,7 @@ import functools
 from dataclasses import replace
 
 from tritonfp4.autotune.hopper import hopper
-from tritonfp4.autotune.legality import Problem, illegal
+from tritonfp4.autotune.legality import FP4, Problem, illegal
 from tritonfp4.config import Config
 from tritonfp4.formats import FORMATS, FP8_FORMATS
 
@@ -86,6 +86,8 @@ def _fragments(problem: Problem) -> list[Config]:
     programs = -(-problem.n // 32) * -(-problem.m // tokens)
     rows = 32 if problem.op == "grouped" or programs >= 0.9 * problem.device.sm_count else 16
     warps = 4 if problem.k % 1024 == 0 and problem.k % 2048 else 8  # two whole steps of all warps need no mask along K
+    if problem.k % (256 * warps) and tokens > (8 if problem.a in FP4 else 16):
+        rows = 16  # masks, and activations that are decoded, too, take the registers of the others
     return [Config("fragments", rows, 128, tokens, warps, swap=True)]
 
 
