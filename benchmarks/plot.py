@@ -1,6 +1,6 @@
 """Plot a result CSV: time against M, one panel a weight shape; for grouped products TFLOP/s, one set of bars a case.
 
-python -m benchmarks.plot benchmarks/results/h200/w4a4_nvfp4.csv docs/nvfp4_matmul_h200.png
+python -m benchmarks.plot benchmarks/results/h200/fp8_dense.csv docs/fp8_dense_h200.png
 """
 
 from __future__ import annotations

@@ -14,6 +14,10 @@ from tritonfp4.formats import FORMATS, FP8_FORMATS
 DEQUANTIZE_FROM_M = 48
 #: On Hopper, up to this M weights are decoded into the fragments of small MMAs, beyond it into wgmma's.
 HOPPER_W4_FROM_M = 32
+#: Rows of x in a tile of the Hopper kernel for FP4 weights -> stages of its ring, nanoseconds of 64 along K (`fp4_tiles.csv`).
+HOPPER_W4_TILES = {64: (14, 424), 128: (8, 520), 256: (4, 696)}
+#: Less of the SMs with a tile each, and the kernel for few rows is faster.
+HOPPER_W4_FILLED = 0.45
 #: Below it, the tiles of 64 weight rows must fill every SM more than once, or the GPU waits for the few that decode.
 DECODE_IN_TILES_FROM_ROWS = 128
 
@@ -81,31 +85,33 @@ def _elementwise(problem: Problem) -> Config:
 
 
 def _fragments(problem: Problem) -> list[Config]:
-    """FP4 weights and few rows: as many programs as SMs, or smaller tiles. Warps divide K."""
-    tokens = _up_to(problem.m, 8, 32)
-    programs = -(-problem.n // 32) * -(-problem.m // tokens)
-    rows = 32 if problem.op == "grouped" or programs >= 0.9 * problem.device.sm_count else 16
-    warps = 4 if problem.k % 1024 == 0 and problem.k % 2048 else 8  # two whole steps of all warps need no mask along K
-    if problem.k % (256 * warps) and tokens > (8 if problem.a in FP4 else 16):
+    """FP4 weights and few rows. Warps divide K: eight where programs are few, four where they must leave room for each other."""
+    tokens, k = _up_to(problem.m, 8, 32), problem.k
+    dense = problem.op == "matmul"
+    rows = 16 if dense and tokens == 8 else 32
+    few = dense and tokens < 32 and problem.n <= 32 * problem.device.sm_count
+    # two whole steps of all warps need no mask along K
+    warps = min((8, 4) if few else (4, 8), key=lambda w: k % (256 * w) > 0)
+    if k % (256 * warps) and tokens > (8 if problem.a in FP4 else 16):
         rows = 16  # masks, and activations that are decoded, too, take the registers of the others
     return [Config("fragments", rows, 128, tokens, warps, swap=True)]
 
 
 def _hopper_w4(problem: Problem) -> list[Config]:
-    """FP4 weights and many rows on Hopper: the rows of a tile that take the fewest waves. A stage of 64 along K takes 4 cycles for
-    each row of the tile, but never less than decoding its weights, and some around it."""
+    """FP4 weights and many rows on Hopper: the rows of a tile whose waves take the least time."""
     if problem.device.arch.mma != "wgmma":
         return []
-    stages = {64: 14, 128: 8, 256: 4}
+    sms, columns = problem.device.sm_count, -(-problem.n // 128)
+    if problem.op == "matmul" and problem.m <= 64 and columns < HOPPER_W4_FILLED * sms:
+        return []
 
     def time(tokens: int) -> int:
-        tiles = -(-problem.m // tokens) * -(-problem.n // 128)
-        return -(-tiles // problem.device.sm_count) * (max(4 * tokens, 450) + 60)
+        return -(-(-(-problem.m // tokens) * columns) // sms) * HOPPER_W4_TILES[tokens][1]
 
-    tokens = min(stages, key=time)
+    tokens = min(HOPPER_W4_TILES, key=time)
     if problem.op == "grouped":  # m is the mean rows of a group
         tokens = _up_to(problem.m, 64, 256)
-    return [Config("hopper_w4", 128, 64, tokens, 12, stages[tokens], 8, swap=True)]
+    return [Config("hopper_w4", 128, 64, tokens, 12, HOPPER_W4_TILES[tokens][0], 8, swap=True)]
 
 
 def _upcast(problem: Problem) -> list[Config]:
