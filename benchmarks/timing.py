@@ -78,8 +78,11 @@ def measure(calls: Mapping[str, Call], flush: str) -> dict[str, float]:
     turn()
     whole = _timed(turn)
     torch.cuda.synchronize()
-    for _ in range(int(SETTLE / _milliseconds(whole))):
-        turn()
+    settled = 0.0
+    while settled < SETTLE:
+        batch = [_timed(turn) for _ in range(LEAST)]
+        torch.cuda.synchronize()
+        settled += sum(map(_milliseconds, batch))
     count = max(LEAST, min(MOST, int(BUDGET / _milliseconds(whole))))
     turns = [turn() for _ in range(count)]
     torch.cuda.synchronize()

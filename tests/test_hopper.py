@@ -337,14 +337,14 @@ def test_bad_offsets_stay_within_the_rows(walk, groups):
 @pytest.mark.parametrize("walks", [1, 2])
 @pytest.mark.parametrize("programs, total", [(132, 1), (132, 132), (132, 133), (132, 1472), (7, 100), (7, 99), (1, 2)])
 def test_every_tile_is_drawn_once_and_walks_go_forward(walk, programs, total, walks):
-    """Every program draws until it gets no tile, so a ticket that gets none may come before one that gets one."""
+    """Every program draws until it gets no tile, so no ticket that gets none may come before one that gets one."""
     drawn = [walk.drawn(c, programs, total, walks) for c in range(total + 2 * programs)]
     assert sorted(t for t, _ in drawn if t < total) == list(range(programs, total))
     for number in range(walks):
         tiles = [t for t, which in drawn if which == number]
         assert tiles == sorted(tiles)
-    last = max((c for c, (t, _) in enumerate(drawn) if t < total), default=0)
-    assert sum(t >= total for t, _ in drawn[:last]) < programs  # someone is left to draw it
+    rest = max(total - programs, 0)
+    assert [t < total for t, _ in drawn] == [True] * rest + [False] * (len(drawn) - rest)
 
 
 def test_segments_of_scales_begin_aligned_and_do_not_overlap(walk):

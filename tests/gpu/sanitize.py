@@ -39,6 +39,7 @@ LAUNCHES = {
     "ragged": (C.group_fp8((3, 0, 130, 1), 72, 272, "K"), "indptr", tile(128, 128, 2, 5, 1)),
     "ragged, wide": (C.group_fp8((3, 0, 130, 1), 264, 272, "K"), "indptr", tile(128, 256, 2, 4, 1)),
     "ragged, small": (C.group_fp8((3, 0, 20, 1), 72, 272, "K"), "indptr", tile(64, 128, 1, 6, 2)),
+    "ragged, drawn": (C.group_fp8((1,) * 150, 72, 272, "K"), "indptr", tile(64, 64, 1, 6, 2)),
 }
 
 

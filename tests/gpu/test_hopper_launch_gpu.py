@@ -94,6 +94,7 @@ RUNS = {
     "two row tiles": (lambda: C.groupwise(100, 1032, 1024, "MN"), "batch"),
     "ragged": (lambda: C.group_fp8((300, 0, 1000, 7), 1032, 1024), "indptr"),
     "ragged, small": (lambda: C.group_fp8((9, 0, 20, 70, 3), 264, 1024), "indptr"),
+    "ragged, drawn from both halves": (lambda: C.group_fp8((3, 0, 70, 1) * 50, 264, 1024), "indptr"),
     "masked": (lambda: C.masked((3, 0, 200, 1, 130), 200, 264, 1024), "masked"),
 }
 

@@ -39,7 +39,7 @@ def hopper(problem: Problem) -> list[Config]:
     if m > 64:
         block = 128 if rows * ceil_div(n, 128) >= 0.75 * sms else 64 if rows * ceil_div(n, 64) >= 0.75 * sms else 32
         return [_config(64, block, 1, 24, problem)]
-    if ceil_div(n, 64) >= 0.75 * sms:
+    if ceil_div(n, 64) >= 0.75 * sms or ceil_div(n, 32) > sms:
         tiles = min(ceil_div(n, 64), sms)
         return [_config(64, 64, 1, max(8, ceil_div(BYTES_IN_FLIGHT, tiles * 64 * 128)), problem)]
     return [_config(64, 16 if m > 8 and ceil_div(n, 16) <= sms else 32, 2, 24, problem)]

@@ -161,7 +161,8 @@ def fill_ahead(
         t, i, before, first, size, groups_ptr, G, N, K, tiles_n, MODE, GROUP, KSPLIT, BLOCK_M, BLOCK_N, BOX_M, BOXES
     )
     at_k = _first_step(tile_n, steps, ROTATE)
-    # a loop, not AHEAD copies of its body: code that is new to the GPU comes from memory, too
+    # A loop, not AHEAD copies of its body: code that is new to the GPU comes from memory, too. The count is AHEAD; the compiler, which
+    # does not see that, leaves the loop as it is.
     count = gl.minimum(AHEAD, steps // PAIR)
     if EARLY == 1:
         after_previous()

@@ -128,8 +128,8 @@ def next_tile(
 
 @gluon.jit
 def drawn(c, programs, total, walks):
-    """The tile of ticket c, and the walk that goes on to it. Every program has had a tile before; each walk has its share of the rest,
-    and behind it none, though the other one may have some."""
+    """The tile of ticket c, and the walk that goes on to it. Every program has had a tile before; each walk has its share of the rest.
+    Tickets behind the last tile get none."""
     share = gl.cdiv(gl.maximum(total - programs, 0), walks)
     return gl.where(c // walks < share, programs + c // walks + c % walks * share, total), c % walks
 
