@@ -39,6 +39,7 @@ def hopper(problem: Problem) -> list[Config]:
     if m > 64:
         block = 128 if rows * ceil_div(n, 128) >= 0.75 * sms else 64 if rows * ceil_div(n, 64) >= 0.75 * sms else 32
         return [_config(64, block, 1, 24, problem)]
+    # 32 columns only as one wave that nearly fills the GPU; between, 64 leave SMs idle, but no second wave
     if ceil_div(n, 64) >= 0.75 * sms or ceil_div(n, 32) > sms:
         tiles = min(ceil_div(n, 64), sms)
         return [_config(64, 64, 1, max(8, ceil_div(BYTES_IN_FLIGHT, tiles * 64 * 128)), problem)]
