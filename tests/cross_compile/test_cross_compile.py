@@ -113,7 +113,9 @@ def test_values_are_not_loaded_by_the_byte(arch: int) -> None:
             by_block = (
                 kernel["name"] == "matmul_fp8_kernel" and "mx" in name
             )  # one e8m0 scale for each row and step of 32
-            by_piece = "w4" in kernel["name"] and kernel["loads"].get("1", 0) <= kernel["loads"].get("16", 0)  # and for each 16 bytes
+            by_piece = "w4" in kernel["name"] and kernel["loads"].get("1", 0) <= kernel["loads"].get(
+                "16", 0
+            )  # and for each 16 bytes
             if kernel["gemm"] and not (by_block or by_piece) and "K=" not in name and kernel["loads"].get("1", 0) > few:
                 narrow[name] = kernel["loads"]
     assert not narrow
