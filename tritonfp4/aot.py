@@ -49,7 +49,7 @@ TENSOR_MEMORY = 512
 PLAIN = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 _MMA = re.compile(r"\b(?:tcgen05\.mma|wgmma\.mma_async|mma\.sync)\.[\w.:]+")
-_LOAD = re.compile(r"\bld\.global(?:\.[a-z][\w:]*)*?(?:\.v([248]))?\.[bfsu](8|16|32|64|128)\b")
+_LOAD = re.compile(r"\bld\.global(?:\.[a-zA-Z][\w:]*)*?(?:\.v([248]))?\.[bfsu](8|16|32|64|128)\b")
 _COPY = re.compile(r"\bcp\.async\.c[ag]\.shared\.global\S* \[[^]]*\], \[[^]]*\], (\w+)")
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+).*?LOCAL:(\d+)")
 _CAUSE = re.compile(r"Assertion|LLVM ERROR|ptxas.*(?:error|fatal)|error:")
@@ -353,7 +353,7 @@ def expected_mma(arch: int, config: Config, format: str, name: str = "") -> str:
         return EXPECTED["9x", "hopper"]
     if config.path == "fragments":
         return _WARP
-    if config.path == "hopper_w4":
+    if config.path in ("hopper_w4", "stream_w4"):
         return EXPECTED["9x", "16-bit"]
     grouped = name.startswith(("grouped", "matmul_fp8"))  # these swap the dot, not the operands
     left = config.block_n if grouped and config.swap else config.block_m

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from tritonfp4.config import Config
 from tritonfp4.device import DeviceInfo
 from tritonfp4.formats import FORMATS, FP8_FORMATS
 from tritonfp4.layouts import round_up
+
+#: What a config of a GEMM may call for.
+PATHS = (
+    "native", "upcast", "fragments", "dequantize", "fp8", "fp8_upcast", "hopper", "hopper_w4", "stream_w4",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,8 @@ def _illegal_fragments(config: Config, problem: Problem) -> str | None:
     tile = f"{config.block_m} x {config.block_n}"
     if not (16 <= config.block_m <= 64 and 8 <= config.block_n <= 32 and config.block_k == 128 and config.swap):
         return f"no kernel for tiles of {tile} and steps of {config.block_k}"
+    if not 1 <= config.num_stages <= 4:
+        return f"num_stages = {config.num_stages} is not 1 to 4 chunks on their way"
     if config.num_warps > 8 or config.block_m * config.block_n > 1024:
         return f"too few registers for tiles of {tile} and {config.num_warps} warps"
     need, have = config.num_warps * config.block_m * config.block_n * 4, problem.device.arch.shared_bytes
@@ -104,6 +112,25 @@ def hopper_w4_bytes(config: Config) -> int:
     return config.num_stages * (tokens * 128 + 128 * 36 + 16) + tokens * 256 + 1024
 
 
+def stream_w4_bytes(config: Config) -> int:
+    """The same of the kernel for few rows, and sums that two warpgroups exchange."""
+    rows, tokens = config.block_m, config.block_n
+    sums = 512 * tokens if rows == 128 else 0
+    return config.num_stages * (rows * 72 + tokens * 256 + 16) + rows * tokens * 2 + sums + 1024
+
+
+def _illegal_stream_w4(config: Config, problem: Problem) -> str | None:
+    if problem.op != "matmul":
+        return "not for groups"
+    shape = (config.block_m, config.block_n, config.block_k, config.num_warps, config.swap)
+    if shape not in itertools.product((128, 256), (16, 32, 64), (128,), (20,), (True,)):
+        return f"no kernel for tiles of {config.block_m} x {config.block_n} and {config.num_warps} warps"
+    if config.num_stages < 2 or (config.block_m == 128 and config.num_stages % 2):
+        return f"num_stages = {config.num_stages} is less than 2, or odd for tiles that two warpgroups share"
+    need, have = stream_w4_bytes(config), problem.device.arch.shared_bytes
+    return f"needs {need} bytes of shared memory, the device has {have}" if need > have else None
+
+
 def _illegal_hopper_w4(config: Config, problem: Problem) -> str | None:
     if problem.device.arch.number != 90:
         return f"{problem.device.arch.name} has no wgmma"
@@ -114,6 +141,10 @@ def _illegal_hopper_w4(config: Config, problem: Problem) -> str | None:
         return "fp16 activations and MXFP4 weights share no 16-bit type"
     if not problem.tma:
         return "TMA cannot load an operand or store the output"
+    if config.path == "stream_w4":
+        return _illegal_stream_w4(config, problem)
+    if config.shares and problem.op != "matmul":
+        return "shares of groups are not known before the launch"
     if (config.block_m, config.block_k, config.num_warps, config.swap) != (
         128,
         64,
@@ -154,12 +185,14 @@ def illegal(config: Config, problem: Problem) -> str | None:
     """The reason why the config cannot run the problem, or None."""
     for name in ("block_m", "block_n", "block_k", "num_warps"):
         value = getattr(config, name)
-        other = config.path in ("hopper", "hopper_w4") and (name == "num_warps" or (name, value) == ("block_n", 192))
+        other = config.path in ("hopper", "hopper_w4", "stream_w4") and (
+            name == "num_warps" or (name, value) == ("block_n", 192)
+        )
         if value < 1 or (value & (value - 1) and not other):
             return f"{name} = {value} is not a power of two"
     if problem.op not in ("matmul", "grouped"):
         return None
-    if config.path not in ("native", "upcast", "fragments", "dequantize", "fp8", "fp8_upcast", "hopper", "hopper_w4"):
+    if config.path not in PATHS:
         return f"unknown path {config.path!r}"
     if (config.path in ("fp8", "fp8_upcast", "hopper")) != any(kind in FP8_FORMATS for kind in (problem.a, problem.b)):
         return f"{config.path} does not multiply {problem.a} by {problem.b}"
@@ -169,7 +202,7 @@ def illegal(config: Config, problem: Problem) -> str | None:
         return _illegal_fp8(config, problem)
     if config.path == "fragments":
         return _illegal_fragments(config, problem)
-    if config.path == "hopper_w4":
+    if config.path in ("hopper_w4", "stream_w4"):
         return _illegal_hopper_w4(config, problem)
     if config.path == "dequantize":
         if "mxfp4" in (problem.a, problem.b) and "fp16" in (problem.a, problem.b):

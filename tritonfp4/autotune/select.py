@@ -12,12 +12,16 @@ from tritonfp4.formats import FORMATS, FP8_FORMATS
 
 #: From this M on, decoding the operands to memory once beats decoding them in every tile that uses them.
 DEQUANTIZE_FROM_M = 48
-#: On Hopper, up to this M weights are decoded into the fragments of small MMAs, beyond it into wgmma's.
-HOPPER_W4_FROM_M = 32
-#: Rows of x in a tile of the Hopper kernel for FP4 weights -> stages of its ring, nanoseconds of 64 along K (`fp4_tiles.csv`).
-HOPPER_W4_TILES = {64: (14, 424), 128: (8, 520), 256: (4, 696)}
-#: Less of the SMs with a tile each, and the kernel for few rows is faster.
-HOPPER_W4_FILLED = 0.45
+#: On Hopper, up to this M (mean rows of a group) weights are decoded into the fragments of small MMAs, beyond it into wgmma's.
+HOPPER_W4_FROM_M, HOPPER_W4_FROM_GROUP = 16, 32
+#: Rows of x in a tile of the Hopper kernel for FP4 weights -> stages of its ring.
+HOPPER_W4_TILES = {64: 14, 128: 8, 256: 4}
+#: Tiles are cut into equal shares where whole ones would leave more of the GPU idle, unless there are many waves of them.
+SHARES_BELOW, WAVES = 0.84, 4
+#: From this N on, tiles of 256 weight rows, which read activations half as often, are worth the larger parts.
+STREAM_256_FROM_N = 8192
+#: Warps of a program that read 16 rows of weights: so many a multiprocessor at most, all at once, each with 72 registers a thread.
+FRAGMENT_WARPS, FRAGMENT_REGISTERS = 28, 72
 #: Below it, the tiles of 64 weight rows must fill every SM more than once, or the GPU waits for the few that decode.
 DECODE_IN_TILES_FROM_ROWS = 128
 
@@ -84,34 +88,52 @@ def _elementwise(problem: Problem) -> Config:
     return Config(problem.op, block_m=32, block_k=128)
 
 
+def _few_fragments(problem: Problem) -> Config:
+    """Up to 16 rows: tiles of 16 rows of weights, all of them running at once, with as many warps as then fit. More rows than a few come
+    in order: rows of activations as they are cost more cache lines than they hold."""
+    tokens = _up_to(problem.m, 8, 16)
+    fit = FRAGMENT_WARPS * problem.device.sm_count // -(-problem.n // 16)
+    warps = 8 if fit >= 8 else 4 if fit >= 4 else 2
+    stages = 2 if tokens == 8 else 1
+    whole = problem.k % (128 * stages * warps) == 0
+    return Config(
+        "fragments", 16, 128, tokens, warps, stages, swap=True, max_registers=FRAGMENT_REGISTERS if whole else 96,
+        ordered=problem.a in FP4 or tokens == 16 or (problem.m > 4 and warps < 8),
+    )  # fmt: skip
+
+
 def _fragments(problem: Problem) -> list[Config]:
     """FP4 weights and few rows. Warps divide K: eight where programs are few, four where they must leave room for each other."""
-    tokens, k = _up_to(problem.m, 8, 32), problem.k
     dense = problem.op == "matmul"
-    rows = 16 if dense and tokens == 8 else 32
-    few = dense and tokens < 32 and problem.n <= 32 * problem.device.sm_count
+    if dense and problem.m <= 16:
+        return [_few_fragments(problem)]
+    tokens, k = _up_to(problem.m, 8, 32), problem.k
     # two whole steps of all warps need no mask along K
-    warps = min((8, 4) if few else (4, 8), key=lambda w: k % (256 * w) > 0)
-    if k % (256 * warps) and tokens > (8 if problem.a in FP4 else 16):
-        rows = 16  # masks, and activations that are decoded, too, take the registers of the others
-    return [Config("fragments", rows, 128, tokens, warps, swap=True)]
+    warps = min((4, 8), key=lambda w: k % (256 * w) > 0)
+    # masks, and activations that are decoded, too, take the registers of the others
+    rows = 16 if k % (256 * warps) and tokens > (8 if problem.a in FP4 else 16) else 32
+    return [Config("fragments", rows, 128, tokens, warps, 2, swap=True)]
 
 
 def _hopper_w4(problem: Problem) -> list[Config]:
-    """FP4 weights and many rows on Hopper: the rows of a tile whose waves take the least time."""
+    """FP4 weights on Hopper: a stream of weights for up to 64 rows, tiles as wide as the registers allow for more."""
     if problem.device.arch.mma != "wgmma":
         return []
-    sms, columns = problem.device.sm_count, -(-problem.n // 128)
-    if problem.op == "matmul" and problem.m <= 64 and columns < HOPPER_W4_FILLED * sms:
-        return []
+    m, n, sms = problem.m, problem.n, problem.device.sm_count
 
-    def time(tokens: int) -> int:
-        return -(-(-(-problem.m // tokens) * columns) // sms) * HOPPER_W4_TILES[tokens][1]
+    def shares(tiles: int, below: float) -> bool:
+        return tiles < WAVES * sms and tiles < below * -(-tiles // sms) * sms
 
-    tokens = min(HOPPER_W4_TILES, key=time)
     if problem.op == "grouped":  # m is the mean rows of a group
-        tokens = _up_to(problem.m, 64, 256)
-    return [Config("hopper_w4", 128, 64, tokens, 12, HOPPER_W4_TILES[tokens][0], 8, swap=True)]
+        tokens = _up_to(m, 64, 256)
+        return [Config("hopper_w4", 128, 64, tokens, 12, HOPPER_W4_TILES[tokens], 8, swap=True)]
+    if m <= 64:
+        tokens = _up_to(m, 16, 64)
+        cut = shares(-(-n // 128), 0.9)
+        return [Config("stream_w4", 128, 128, tokens, 20, 8 if tokens < 64 else 6, swap=True, shares=cut)]
+    tokens = _up_to(m, 128, 256)
+    cut = shares(-(-m // tokens) * -(-n // 128), SHARES_BELOW)
+    return [Config("hopper_w4", 128, 64, tokens, 12, HOPPER_W4_TILES[tokens], 8, swap=True, shares=cut)]
 
 
 def _upcast(problem: Problem) -> list[Config]:
@@ -154,7 +176,11 @@ def _grouped(problem: Problem) -> list[Config]:
     if problem.device.interpreted:
         return [Config("upcast", _up_to(m, 16, 128), _up_to(k, 64, 256), _up_to(n, 16, 128))]
     if m <= 64:
-        return [*(_hopper_w4(problem) if m > HOPPER_W4_FROM_M else []), *_fragments(problem), *_few_grouped(problem)]
+        return [
+            *(_hopper_w4(problem) if m > HOPPER_W4_FROM_GROUP else []),
+            *_fragments(problem),
+            *_few_grouped(problem),
+        ]
     if problem.device.arch.mma == "mma.sync":
         return [Config("upcast", 128, 64, 64, 4, stages) for stages in (3, 2)]
     return [*_hopper_w4(problem), *[Config("upcast", 128, 128, 128, 8, stages) for stages in (3, 2)]]

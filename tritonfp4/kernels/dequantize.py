@@ -22,7 +22,7 @@ from tritonfp4.tensor import BlockScaledTensor
 
 
 @triton.jit
-def _elements(
+def decoded_elements(
     ptr, r, start, M, K, stride, stride_k, ELEMENT: tl.constexpr, ODD_K: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -44,7 +44,7 @@ def _elements(
 
 
 @triton.jit
-def _scales(
+def decoded_scales(
     ptr, r, c, M, matrix_rows, stride_b, stride_m, stride_k, scale_cols, SCALE: tl.constexpr, ROWS: tl.constexpr,
     LAYOUT: tl.constexpr, ZERO_CODE: tl.constexpr, BATCHED: tl.constexpr,
 ):  # fmt: skip
@@ -77,10 +77,10 @@ def dequantize_kernel(
     C: tl.constexpr = BLOCK_K // VEC
     r = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     start = tl.program_id(1).to(tl.int64) * BLOCK_K
-    x = _elements(values_ptr, r, start, M, K, value_stride, value_stride_k, ELEMENT, ODD_K, BLOCK_M, BLOCK_K)
+    x = decoded_elements(values_ptr, r, start, M, K, value_stride, value_stride_k, ELEMENT, ODD_K, BLOCK_M, BLOCK_K)
     if SCALE != "":
         c = tl.program_id(1).to(tl.int64) * C + tl.arange(0, C)
-        scale = _scales(
+        scale = decoded_scales(
             scales_ptr, r, c, M, matrix_rows, scale_stride_b, scale_stride_m, scale_stride_k, scale_cols,
             SCALE, ROWS, LAYOUT, ZERO_CODE, BATCHED,
         ) * SHIFT  # fmt: skip

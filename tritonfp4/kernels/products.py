@@ -65,6 +65,8 @@ def multiply(a: Operand, b: Operand, out: torch.Tensor, config: Config, behind_a
             launch = _fragments().matmul_w4
         elif config.path == "hopper_w4":
             launch = _hopper_w4().matmul_w4_hopper
+        elif config.path == "stream_w4":
+            launch = _hopper_w4().stream_w4_hopper
         else:
             launch = paths[config.path]
         launch(a, b, out, config)

@@ -101,7 +101,7 @@ def _scales(codes, FORMAT: gl.constexpr, COMPUTE: gl.constexpr):
 
 
 @gluon.jit
-def _pairs(words, codes, FORMAT: gl.constexpr, COMPUTE: gl.constexpr):
+def pairs(words, codes, FORMAT: gl.constexpr, COMPUTE: gl.constexpr):
     """Words [.., 4 threads, 4] and the codes of their scales -> elements [.., 4 threads, 4, p / 2, p % 2, h]."""
     s = _scales(codes, FORMAT, COMPUTE).reshape(words.shape)
     s = gl.convert_layout(s, words.type.layout, assert_trivial=True)
@@ -127,20 +127,20 @@ def _pairs(words, codes, FORMAT: gl.constexpr, COMPUTE: gl.constexpr):
 @gluon.jit
 def left_fragment(words, codes, FORMAT: gl.constexpr, COMPUTE: gl.constexpr, LAYOUT: gl.constexpr):
     """Words [W, R, 4, 4] of R rows -> [W, R, 128], the left operand of an MMA."""
-    x = _pairs(words, codes, FORMAT, COMPUTE).permute((0, 1, 3, 4, 5, 2, 6))
+    x = pairs(words, codes, FORMAT, COMPUTE).permute((0, 1, 3, 4, 5, 2, 6))
     return gl.convert_layout(x.reshape([words.shape[0], words.shape[1], CHUNK]), LAYOUT, assert_trivial=True)
 
 
 @gluon.jit
 def right_fragment(words, codes, FORMAT: gl.constexpr, COMPUTE: gl.constexpr, LAYOUT: gl.constexpr):
     """Words [W, R / 8, 8, 4, 4] of R rows -> [W, 128, R], the right operand of an MMA."""
-    x = _pairs(words, codes, FORMAT, COMPUTE).permute((0, 4, 5, 6, 3, 7, 1, 2))
+    x = pairs(words, codes, FORMAT, COMPUTE).permute((0, 4, 5, 6, 3, 7, 1, 2))
     return gl.convert_layout(x.reshape([words.shape[0], CHUNK, words.shape[1] * 8]), LAYOUT, assert_trivial=True)
 
 
 @gluon.jit
-def plain_fragment(words, COMPUTE: gl.constexpr, LAYOUT: gl.constexpr):
-    """16-bit elements by twos [W, R / 8, 8, 4, 16] of R rows -> [W, 128, R], the right operand of an MMA."""
+def _halves(words, COMPUTE: gl.constexpr):
+    """Words -> two 16-bit elements each, the lower one first [.., 2]."""
     if COMPUTE == "bf16":
         low, high = gl.inline_asm_elementwise(
             _HALVES, "=h,=h,r", [words], dtype=(gl.bfloat16, gl.bfloat16), is_pure=True, pack=1
@@ -149,8 +149,23 @@ def plain_fragment(words, COMPUTE: gl.constexpr, LAYOUT: gl.constexpr):
         low, high = gl.inline_asm_elementwise(
             _HALVES, "=h,=h,r", [words], dtype=(gl.float16, gl.float16), is_pure=True, pack=1
         )
+    return gl.join(low, high)
+
+
+@gluon.jit
+def plain_fragment(words, COMPUTE: gl.constexpr, LAYOUT: gl.constexpr):
+    """16-bit elements by twos [W, R / 8, 8, 4, 16] of R rows -> [W, 128, R], the right operand of an MMA."""
     W: gl.constexpr = words.shape[0]
     GROUPS: gl.constexpr = words.shape[1]
     # of eight neighbours: h is the first bit of the place, p the other two
-    x = gl.join(low, high).reshape([W, GROUPS, 8, 4, 4, 2, 2, 2]).permute((0, 4, 6, 7, 3, 5, 1, 2))
+    x = _halves(words, COMPUTE).reshape([W, GROUPS, 8, 4, 4, 2, 2, 2]).permute((0, 4, 6, 7, 3, 5, 1, 2))
+    return gl.convert_layout(x.reshape([W, CHUNK, GROUPS * 8]), LAYOUT, assert_trivial=True)
+
+
+@gluon.jit
+def ordered_fragment(words, COMPUTE: gl.constexpr, LAYOUT: gl.constexpr):
+    """The same of elements in the order of `fragments.order`: each word is a register."""
+    W: gl.constexpr = words.shape[0]
+    GROUPS: gl.constexpr = words.shape[1]
+    x = _halves(words, COMPUTE).reshape([W, GROUPS, 8, 4, 4, 4, 2]).permute((0, 4, 5, 3, 6, 1, 2))
     return gl.convert_layout(x.reshape([W, CHUNK, GROUPS * 8]), LAYOUT, assert_trivial=True)

@@ -1,8 +1,7 @@
 """Few rows by FP4 weights: a warp's words of the weights become fragments of its MMAs as they come from memory.
 
 The warps of a program share the rows of its tile and divide K, chunk by chunk, so that together they read long pieces of each row
-and need nothing of each other before the end. No shared memory, no barrier until then: two chunks are on their way, the third is
-multiplied.
+and need nothing of each other before the end. No shared memory, no barrier until then: DEPTH chunks of each warp are on their way.
 """
 
 from __future__ import annotations
@@ -12,10 +11,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 
-from tritonfp4.kernels.fragments.decode import CHUNK, left_fragment, plain_fragment, right_fragment
-
-#: Whether weights ask to leave L2 first. Before Triton 3.9 every load keeps a policy of its own, in registers that are not there.
-_FIRST = gl.constexpr("evict_first" if hasattr(gl.nvidia.hopper.tma, "async_load") else "")
+from tritonfp4.kernels.fragments.decode import CHUNK, left_fragment, ordered_fragment, plain_fragment, right_fragment
 
 
 @triton.constexpr_function
@@ -68,13 +64,33 @@ def _load(pointers, k, left, WHOLE: gl.constexpr):
         return gl.load(pointers, mask=k < left, other=0)
 
 
+_WORDS = gl.constexpr("""{ .reg .pred p; setp.ne.s32 p, $5, 0;
+@p ld.global.L1::no_allocate.L2::cache_hint.v4.b32 {$0, $1, $2, $3}, [$4], $6; }""")
+_TWO_CODES = gl.constexpr("{ .reg .pred p; setp.ne.s32 p, $2, 0; mov.b32 $0, 0; @p ld.global.u16 $0, [$1]; }")
+_ONE_CODE = gl.constexpr("{ .reg .pred p; setp.ne.s32 p, $2, 0; mov.b32 $0, 0; @p ld.global.u8 $0, [$1]; }")
+#: Leave L2 before all other lines.
+_EVICT_FIRST = gl.constexpr(0x12F0000000000000)
+
+
 @gluon.jit
-def _load_once(pointers, k, left, WHOLE: gl.constexpr):
-    """The same of what few programs read again: it leaves L2 first."""
-    if WHOLE:
-        return gl.load(pointers, eviction_policy=_FIRST)
-    else:
-        return gl.load(pointers, mask=k < left, other=0, eviction_policy=_FIRST)
+def _load_weights(w_ptrs, c_ptrs, w_k, left, FORMAT: gl.constexpr):
+    """Four words of each row and the codes of their scales, on their way from memory; of what lies behind the end of K only the codes are
+    zeros. As assembly, for the compiler keeps loads where they are used, or a policy for each of them."""
+    a, b, c, d = gl.inline_asm_elementwise(
+        _WORDS, "=r,=r,=r,=r,l,r,l", [w_ptrs.to(gl.int64, bitcast=True), (w_k < left).to(gl.int32), _EVICT_FIRST],
+        dtype=(gl.int32,) * 4, is_pure=False, pack=1,
+    )  # fmt: skip
+    codes = gl.inline_asm_elementwise(
+        _ONE_CODE if FORMAT == "mxfp4" else _TWO_CODES, "=r,l,r", [c_ptrs.to(gl.int64, bitcast=True), (w_k < left).to(gl.int32)],
+        dtype=gl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
+    return gl.join(gl.join(a, c), gl.join(b, d)).reshape([w_ptrs.shape[0], w_ptrs.shape[1], 4, 4]), codes
+
+
+@gluon.jit
+def after_previous():
+    """Wait until the kernel before this one is done, which may have let this one begin early."""
+    gl.inline_asm_elementwise("griddepcontrol.wait; // $0", "=r", [], dtype=gl.int32, is_pure=False, pack=1)
 
 
 @gluon.jit
@@ -116,6 +132,8 @@ def _code_step(step, FORMAT: gl.constexpr, LAYOUT: gl.constexpr):
 def _right(words, codes, X_FORMAT: gl.constexpr, COMPUTE: gl.constexpr, LAYOUT: gl.constexpr):
     if X_FORMAT == "plain":
         return plain_fragment(words, COMPUTE, LAYOUT)
+    elif X_FORMAT == "ordered":
+        return ordered_fragment(words, COMPUTE, LAYOUT)
     else:
         return right_fragment(words, codes, X_FORMAT, COMPUTE, LAYOUT)
 
@@ -124,31 +142,41 @@ def _right(words, codes, X_FORMAT: gl.constexpr, COMPUTE: gl.constexpr, LAYOUT: 
 def _product(
     x_ptr, x_scale_ptr, w_ptr, w_scale_ptr, row, token, rows, tokens, K, x_stride, w_stride, x_scale_cols, w_scale_cols,
     X_FORMAT: gl.constexpr, X_LAYOUT: gl.constexpr, W_FORMAT: gl.constexpr, W_LAYOUT: gl.constexpr, COMPUTE: gl.constexpr,
-    WHOLE: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr, MMA: gl.constexpr,
+    WHOLE: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr, DEPTH: gl.constexpr, EARLY: gl.constexpr, MMA: gl.constexpr,
 ):  # fmt: skip
     """Weights from row `row` on by x from row `token` on, of which `rows` and `tokens` exist: each warp's part of the sum."""
     WARPS: gl.constexpr = gl.num_warps()
     LEFT: gl.constexpr = gl.DotOperandLayout(0, MMA, 2)
     RIGHT: gl.constexpr = gl.DotOperandLayout(1, MMA, 2)
-    W_WORDS: gl.constexpr = gl.BlockedLayout([1, 1, 1, 4], [1, 8, 4, 1], [WARPS, 1, 1, 1], [3, 2, 1, 0])
     W_CODES: gl.constexpr = gl.BlockedLayout([1, 1, 1], [1, 8, 4], [WARPS, 1, 1], [2, 1, 0])
     X_WORDS: gl.constexpr = gl.BlockedLayout([1, 1, 1, 1, 4], [1, 1, 8, 4, 1], [WARPS, 1, 1, 1, 1], [4, 3, 2, 1, 0])
     X_CODES: gl.constexpr = gl.BlockedLayout([1, 1, 1, 1], [1, 1, 8, 4], [WARPS, 1, 1, 1], [3, 2, 1, 0])
     STEP: gl.constexpr = WARPS * CHUNK
     # Rows and tokens that do not exist are the last ones once more: their products are not stored.
-    r = gl.minimum(_at(1, ROWS, W_WORDS), rows - 1)
-    w_k = (_at(0, WARPS, W_WORDS) * 4 + _at(2, 4, W_WORDS)) * 32
-    w_ptrs = w_ptr + row.to(gl.int64) * w_stride + (r * w_stride + w_k // 8 + _at(3, 4, W_WORDS))
     r = gl.minimum(_at(1, ROWS, W_CODES), rows - 1)
-    c_k = (_at(0, WARPS, W_CODES) * 4 + _at(2, 4, W_CODES)) * 32
-    c_ptrs = _codes(w_scale_ptr, row, r, c_k, w_scale_cols, W_FORMAT, W_LAYOUT)
+    w_k = (_at(0, WARPS, W_CODES) * 4 + _at(2, 4, W_CODES)) * 32
+    w_ptrs = w_ptr + row.to(gl.int64) * w_stride + (r * w_stride + w_k // 8)
+    c_ptrs = _codes(w_scale_ptr, row, r, w_k, w_scale_cols, W_FORMAT, W_LAYOUT)
     c_step = _code_step(STEP, W_FORMAT, W_LAYOUT)
-    X_EACH: gl.constexpr = 16 if X_FORMAT == "plain" else 4
-    X_STEP: gl.constexpr = STEP // 32 * X_EACH
+    X_EACH: gl.constexpr = 16 if X_FORMAT == "plain" or X_FORMAT == "ordered" else 4
+    X_STEP: gl.constexpr = WARPS * 512 if X_FORMAT == "ordered" else STEP // 32 * X_EACH
     m = gl.minimum(_at(1, TOKENS // 8, X_WORDS) * 8 + _at(2, 8, X_WORDS), tokens - 1)
     x_k = (_at(0, WARPS, X_WORDS) * 4 + _at(3, 4, X_WORDS)) * 32
     x_ptrs = x_ptr + token.to(gl.int64) * x_stride + (m * x_stride + x_k // 32 * X_EACH + _at(4, X_EACH, X_WORDS))
-    if X_FORMAT == "plain":
+    if X_FORMAT == "ordered":
+        # [8 tokens, chunk, word, token, thread, 4]
+        chunk = _at(0, WARPS, X_WORDS) + (token // 8 + _at(1, TOKENS // 8, X_WORDS)) * gl.cdiv(K, CHUNK)
+        x_ptrs = (
+            x_ptr
+            + chunk.to(gl.int64) * 512
+            + (
+                _at(4, 16, X_WORDS) // 4 * 128
+                + _at(2, 8, X_WORDS) * 16
+                + _at(3, 4, X_WORDS) * 4
+                + _at(4, 16, X_WORDS) % 4
+            )
+        )
+    if X_FORMAT == "plain" or X_FORMAT == "ordered":
         d_ptrs, d_k, d_step = x_ptrs, x_k, 0  # no codes: not loaded
     else:
         m = gl.minimum(_at(1, TOKENS // 8, X_CODES) * 8 + _at(2, 8, X_CODES), tokens - 1)
@@ -156,28 +184,29 @@ def _product(
         d_ptrs = _codes(x_scale_ptr, token, m, d_k, x_scale_cols, X_FORMAT, X_LAYOUT)
         d_step = _code_step(STEP, X_FORMAT, X_LAYOUT)
     acc = gl.zeros([WARPS, ROWS, TOKENS], gl.float32, MMA)
-    w0, c0 = _load_once(w_ptrs, w_k, K, WHOLE), _load(c_ptrs, c_k, K, WHOLE)
-    w1, c1 = _load_once(w_ptrs + STEP // 8, w_k, K - STEP, WHOLE), _load(c_ptrs + c_step, c_k, K - STEP, WHOLE)
-    for k in range(0, K, 2 * STEP):
-        w_ptrs += 2 * STEP // 8
-        c_ptrs += 2 * c_step
-        left = K - k
-        x = _load(x_ptrs, x_k, left, WHOLE)
-        d = x if X_FORMAT == "plain" else _load(d_ptrs, d_k, left, WHOLE)
-        a = left_fragment(w0, c0, W_FORMAT, COMPUTE, LEFT)
-        left -= 2 * STEP
-        if left > 0:
-            w0, c0 = _load_once(w_ptrs, w_k, left, WHOLE), _load(c_ptrs, c_k, left, WHOLE)
-        acc = mma_v2(a, _right(x, d, X_FORMAT, COMPUTE, RIGHT), acc)
-        x = _load(x_ptrs + X_STEP, x_k, left + STEP, WHOLE)
-        d = x if X_FORMAT == "plain" else _load(d_ptrs + d_step, d_k, left + STEP, WHOLE)
-        a = left_fragment(w1, c1, W_FORMAT, COMPUTE, LEFT)
-        if left > 0:
-            w1 = _load_once(w_ptrs + STEP // 8, w_k, left - STEP, WHOLE)
-            c1 = _load(c_ptrs + c_step, c_k, left - STEP, WHOLE)
-        acc = mma_v2(a, _right(x, d, X_FORMAT, COMPUTE, RIGHT), acc)
-        x_ptrs += 2 * X_STEP
-        d_ptrs += 2 * d_step
+    w, c = (), ()
+    for j in gl.static_range(DEPTH):
+        words, codes = _load_weights(w_ptrs + j * (STEP // 8), c_ptrs + j * c_step, w_k, K - j * STEP, W_FORMAT)
+        w = w + (words,)  # noqa: RUF005
+        c = c + (codes,)  # noqa: RUF005
+    if EARLY:
+        after_previous()
+    for k in range(0, K, DEPTH * STEP):
+        w_ptrs += DEPTH * STEP // 8
+        c_ptrs += DEPTH * c_step
+        for i in gl.static_range(DEPTH):
+            left = K - k - i * STEP
+            x = _load(x_ptrs, x_k, left, WHOLE)
+            d = x if X_FORMAT == "plain" or X_FORMAT == "ordered" else _load(d_ptrs, d_k, left, WHOLE)
+            a = left_fragment(w[0], c[0], W_FORMAT, COMPUTE, LEFT)
+            words, codes = _load_weights(
+                w_ptrs + i * (STEP // 8), c_ptrs + i * c_step, w_k, left - DEPTH * STEP, W_FORMAT
+            )
+            w = w[1:] + (words,)  # noqa: RUF005
+            c = c[1:] + (codes,)  # noqa: RUF005
+            acc = mma_v2(a, _right(x, d, X_FORMAT, COMPUTE, RIGHT), acc)
+            x_ptrs += X_STEP
+            d_ptrs += d_step
     return acc
 
 
@@ -198,7 +227,7 @@ def matmul_w4_kernel(
     x_scale_cols, w_scale_cols,
     X_FORMAT: gl.constexpr, X_LAYOUT: gl.constexpr, X_PER_ROW: gl.constexpr, W_FORMAT: gl.constexpr, W_LAYOUT: gl.constexpr,
     W_SHUFFLE: gl.constexpr, W_PER_ROW: gl.constexpr, COMPUTE: gl.constexpr, UNSHIFT: gl.constexpr, WHOLE: gl.constexpr,
-    ROWS: gl.constexpr, TOKENS: gl.constexpr,
+    ROWS: gl.constexpr, TOKENS: gl.constexpr, DEPTH: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
     """out[m, n] = x[m] @ w[n]. Pointers and strides of x and w count words of 32 bits, those of NVFP4 scales pairs of them."""
     MMA: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [gl.num_warps(), 1, 1], [1, 16, 8])
@@ -207,7 +236,7 @@ def matmul_w4_kernel(
     token = gl.program_id(0) // tiles * TOKENS
     acc = _product(
         x_ptr, x_scale_ptr, w_ptr, w_scale_ptr, row, token, N - row, M - token, K, x_stride, w_stride, x_scale_cols,
-        w_scale_cols, X_FORMAT, X_LAYOUT, W_FORMAT, W_LAYOUT, COMPUTE, WHOLE, ROWS, TOKENS, MMA,
+        w_scale_cols, X_FORMAT, X_LAYOUT, W_FORMAT, W_LAYOUT, COMPUTE, WHOLE, ROWS, TOKENS, DEPTH, EARLY, MMA,
     )  # fmt: skip
     total, r, n = _scaled(acc, row, N, w_global_ptr, W_PER_ROW, W_SHUFFLE, UNSHIFT)
     m = token + gl.arange(0, TOKENS, gl.SliceLayout(0, total.type.layout))
@@ -241,7 +270,7 @@ def grouped_w4_kernel(
     x_ptr, w_ptr, w_scale_ptr, w_global_ptr, groups_ptr, out_ptr, G, M, N, K, x_stride_g, x_stride, w_stride_g, w_stride, scale_stride_g,
     stride_g, stride_m, stride_n, w_scale_cols,
     MODE: gl.constexpr, W_FORMAT: gl.constexpr, W_LAYOUT: gl.constexpr, W_GLOBAL: gl.constexpr, COMPUTE: gl.constexpr,
-    UNSHIFT: gl.constexpr, WHOLE: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr,
+    UNSHIFT: gl.constexpr, WHOLE: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr, DEPTH: gl.constexpr,
 ):  # fmt: skip
     """The same for groups of rows, each with weights of its own; a program takes all rows of its group, tile by tile. Rows without
     data are stored as zeros."""
@@ -261,7 +290,7 @@ def grouped_w4_kernel(
         if token < valid:
             acc = _product(
                 x_ptr, x_ptr, w_ptr, w_scale_ptr, row, first + token, N - row, valid - token, K, x_stride, w_stride, 0,
-                w_scale_cols, "plain", 2, W_FORMAT, W_LAYOUT, COMPUTE, WHOLE, ROWS, TOKENS, MMA,
+                w_scale_cols, "plain", 2, W_FORMAT, W_LAYOUT, COMPUTE, WHOLE, ROWS, TOKENS, DEPTH, False, MMA,
             )  # fmt: skip
         total, r, n = _scaled(acc, row, N, w_global_ptr, False, 0, UNSHIFT)
         m = gl.expand_dims(token + gl.arange(0, TOKENS, gl.SliceLayout(0, total.type.layout)), 0)

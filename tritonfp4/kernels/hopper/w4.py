@@ -18,7 +18,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from tritonfp4.kernels.hopper.producer import forward
-from tritonfp4.kernels.hopper.tiles import MASKED, first_segment, place, segment_end, to_tile
+from tritonfp4.kernels.hopper.tiles import BATCH, MASKED, first_segment, place, segment_end, to_tile
 from tritonfp4.kernels.hopper.w4_decode import ROWS, STEP, weights
 
 # Names that change with Triton: 3.9 drops the older ones.
@@ -27,14 +27,54 @@ _store = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 
 
 @gluon.jit
+def _fill_steps(
+    x_desc, w_desc, s_desc, row, w_row, s_row, begin, end, stage, phase, x_ring, w_ring, s_ring, full, empty, FORMAT: gl.constexpr,
+    STAGES: gl.constexpr, TOKENS: gl.constexpr,
+):  # fmt: skip
+    """Ask TMA for the steps of a tile from column `begin` to column `end`."""
+    BYTES: gl.constexpr = TOKENS * STEP * 2 + 2 * ROWS * (STEP // 2 + 4)
+    # columns of elements that a tile of the 128x4 layout covers
+    COLUMNS: gl.constexpr = 64 if FORMAT == "nvfp4" else 128
+    for k in range(begin, end, STEP):
+        bar = full.index(stage)
+        mbarrier.wait(empty.index(stage), phase)
+        mbarrier.expect(bar, BYTES)
+        _load(w_desc, [w_row, k // 8], bar, w_ring.index(stage))
+        _load(s_desc, [(s_row + k // COLUMNS) * 32, 0], bar, s_ring.index(stage))
+        _load(x_desc, [row, k], bar, x_ring.index(stage))
+        stage, phase = forward(stage, phase, 1, STAGES)
+    return stage, phase
+
+
+@gluon.jit
+def _fill_shares(
+    x_desc, w_desc, s_desc, total, share, M, K, scale_columns, x_ring, w_ring, s_ring, full, empty, FORMAT: gl.constexpr,
+    STAGES: gl.constexpr, TOKENS: gl.constexpr,
+):  # fmt: skip
+    """One warp: every step of the program's share of one product."""
+    steps = K // STEP
+    tiles_m = gl.cdiv(M, TOKENS)
+    stage = 0
+    phase = 1
+    i = gl.program_id(0) * share
+    end = gl.minimum(i + share, total)
+    while i < end:
+        n = i // steps // tiles_m
+        k = i % steps
+        count = gl.minimum(steps - k, end - i)
+        stage, phase = _fill_steps(
+            x_desc, w_desc, s_desc, i // steps % tiles_m * TOKENS, n * (2 * ROWS), n * scale_columns, k * STEP, (k + count) * STEP, stage,
+            phase, x_ring, w_ring, s_ring, full, empty, FORMAT, STAGES, TOKENS,
+        )  # fmt: skip
+        i += count
+
+
+@gluon.jit
 def _fill(
     x_desc, w_desc, s_desc, groups_ptr, G, M, N, K, scale_columns, x_ring, w_ring, s_ring, full, empty, MODE: gl.constexpr,
     SINGLE: gl.constexpr, FORMAT: gl.constexpr, STAGES: gl.constexpr, TOKENS: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
     """One warp: every step of every tile."""
-    BYTES: gl.constexpr = TOKENS * STEP * 2 + 2 * ROWS * (STEP // 2 + 4)
-    # columns of elements that a tile of the 128x4 layout covers
-    COLUMNS: gl.constexpr = 64 if FORMAT == "nvfp4" else 128
     tiles_n = gl.cdiv(N, 2 * ROWS)
     stage = 0
     phase = 1
@@ -45,14 +85,10 @@ def _fill(
         row, _, valid, n, matrix = place(t, i, before, first, size, groups_ptr, G, tiles_n, MODE, GROUP, TOKENS)
         w_row = matrix * N + n * (2 * ROWS)
         s_row = (matrix * tiles_n + n) * scale_columns
-        for k in range(0, gl.where(valid > 0, K, 0), STEP):
-            bar = full.index(stage)
-            mbarrier.wait(empty.index(stage), phase)
-            mbarrier.expect(bar, BYTES)
-            _load(w_desc, [w_row, k // 8], bar, w_ring.index(stage))
-            _load(s_desc, [(s_row + k // COLUMNS) * 32, 0], bar, s_ring.index(stage))
-            _load(x_desc, [row, k], bar, x_ring.index(stage))
-            stage, phase = forward(stage, phase, 1, STAGES)
+        stage, phase = _fill_steps(
+            x_desc, w_desc, s_desc, row, w_row, s_row, 0, gl.where(valid > 0, K, 0), stage, phase, x_ring, w_ring, s_ring, full, empty,
+            FORMAT, STAGES, TOKENS,
+        )  # fmt: skip
         t += gl.num_programs(0)
         i, before, first, size = to_tile(t, i, before, first, size, groups_ptr, G, M, tiles_n, MODE, SINGLE, TOKENS)
 
@@ -94,6 +130,73 @@ def _write(
 
 
 @gluon.jit
+def _product(
+    acc, begin, end, stage, phase, x_ring, w_ring, s_ring, full, empty, FORMAT: gl.constexpr, COMPUTE: gl.constexpr, STAGES: gl.constexpr,
+    ME: gl.constexpr,
+):  # fmt: skip
+    """acc + the products from column `begin` to column `end`, two steps in turn."""
+    LEFT: gl.constexpr = gl.DotOperandLayout(0, acc.type.layout, 2)
+    w = weights(w_ring, s_ring, full, stage, phase, ME, 0, FORMAT, COMPUTE, LEFT)
+    for k in range(begin, end, 2 * STEP):
+        acc = warpgroup_mma(w, x_ring.index(stage).permute((1, 0)), acc, is_async=True)
+        next_stage, next_phase = forward(stage, phase, 1, STAGES)
+        next_w = weights(w_ring, s_ring, full, next_stage, next_phase, ME, 1, FORMAT, COMPUTE, LEFT)
+        acc = warpgroup_mma_wait(0, deps=(acc,))
+        mbarrier.arrive(empty.index(stage), count=1)
+        acc = warpgroup_mma(next_w, x_ring.index(next_stage).permute((1, 0)), acc, is_async=True)
+        stage, phase = forward(next_stage, next_phase, 1, STAGES)
+        if k + 2 * STEP < end:
+            w = weights(w_ring, s_ring, full, stage, phase, ME, 0, FORMAT, COMPUTE, LEFT)
+        acc = warpgroup_mma_wait(0, deps=(acc,))
+        mbarrier.arrive(empty.index(next_stage), count=1)
+    return acc, stage, phase
+
+
+@gluon.jit
+def store_part(acc, parts_ptr, slot, GROUP: gl.constexpr, GROUPS: gl.constexpr):
+    """Sums of a cut tile's rows GROUP 64 on: [tokens, 64 GROUPS] in float32."""
+    LAYOUT: gl.constexpr = acc.type.layout
+    row = GROUP * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, LAYOUT))
+    token = gl.arange(0, acc.shape[1], gl.SliceLayout(0, LAYOUT))
+    at = gl.expand_dims(token, 0) * (GROUPS * ROWS) + gl.expand_dims(row, 1)
+    gl.store(parts_ptr + slot.to(gl.int64) * (GROUPS * ROWS * acc.shape[1]) + at, acc)
+
+
+@gluon.jit
+def _multiply_shares(
+    out_desc, parts_ptr, x_global_ptr, w_global_ptr, total, share, M, N, K, x_ring, w_ring, s_ring, out_tiles, full, empty,
+    FORMAT: gl.constexpr, COMPUTE: gl.constexpr, X_PER_ROW: gl.constexpr, W_GLOBAL: gl.constexpr, UNSHIFT: gl.constexpr,
+    STAGES: gl.constexpr, TOKENS: gl.constexpr, ME: gl.constexpr,
+):  # fmt: skip
+    """One warpgroup: 64 rows of the weights of all that the program has a share in."""
+    MMA: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TOKENS, 16])
+    steps = K // STEP
+    tiles_m = gl.cdiv(M, TOKENS)
+    stage = 0
+    phase = 0
+    i = gl.program_id(0) * share
+    first = i
+    end = gl.minimum(i + share, total)
+    while i < end:
+        n = i // steps // tiles_m
+        m = i // steps % tiles_m * TOKENS
+        count = gl.minimum(steps - i % steps, end - i)
+        acc, stage, phase = _product(
+            gl.zeros([ROWS, TOKENS], gl.float32, MMA), 0, count * STEP, stage, phase, x_ring, w_ring, s_ring, full, empty, FORMAT, COMPUTE,
+            STAGES, ME,
+        )  # fmt: skip
+        if count == steps:
+            _write(
+                acc, out_tiles.index(ME), out_desc, x_global_ptr, w_global_ptr, m, (2 * n + ME) * ROWS, M - m, TOKENS, 0, M, N,
+                BATCH, X_PER_ROW, W_GLOBAL, UNSHIFT,
+            )  # fmt: skip
+        else:
+            store_part(acc, parts_ptr, gl.program_id(0) * 2 + gl.where(i == first, 0, 1), ME, 2)
+        i += count
+    tma.store_wait(0)
+
+
+@gluon.jit
 def _multiply(
     out_desc, x_global_ptr, w_global_ptr, groups_ptr, G, M, N, K, x_ring, w_ring, s_ring, out_tiles, full, empty,
     MODE: gl.constexpr, SINGLE: gl.constexpr, FORMAT: gl.constexpr, COMPUTE: gl.constexpr, X_PER_ROW: gl.constexpr,
@@ -102,7 +205,6 @@ def _multiply(
 ):  # fmt: skip
     """One warpgroup: 64 rows of the weights of every tile, two steps in turn."""
     MMA: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TOKENS, 16])
-    LEFT: gl.constexpr = gl.DotOperandLayout(0, MMA, 2)
     tiles_n = gl.cdiv(N, 2 * ROWS)
     stage = 0
     phase = 0
@@ -113,22 +215,9 @@ def _multiply(
         row, bound, valid, n, matrix = place(t, i, before, first, size, groups_ptr, G, tiles_n, MODE, GROUP, TOKENS)
         acc = gl.zeros([ROWS, TOKENS], gl.float32, MMA)
         if valid > 0:
-            mbarrier.wait(full.index(stage), phase)
-            w = weights(w_ring, s_ring, stage, ME, 0, FORMAT, COMPUTE, LEFT)
-            for k in range(0, K, 2 * STEP):
-                acc = warpgroup_mma(w, x_ring.index(stage).permute((1, 0)), acc, is_async=True)
-                next_stage, next_phase = forward(stage, phase, 1, STAGES)
-                mbarrier.wait(full.index(next_stage), next_phase)
-                next_w = weights(w_ring, s_ring, next_stage, ME, 1, FORMAT, COMPUTE, LEFT)
-                acc = warpgroup_mma_wait(0, deps=(acc,))
-                mbarrier.arrive(empty.index(stage), count=1)
-                acc = warpgroup_mma(next_w, x_ring.index(next_stage).permute((1, 0)), acc, is_async=True)
-                stage, phase = forward(next_stage, next_phase, 1, STAGES)
-                if k + 2 * STEP < K:
-                    mbarrier.wait(full.index(stage), phase)
-                    w = weights(w_ring, s_ring, stage, ME, 0, FORMAT, COMPUTE, LEFT)
-                acc = warpgroup_mma_wait(0, deps=(acc,))
-                mbarrier.arrive(empty.index(next_stage), count=1)
+            acc, stage, phase = _product(
+                acc, 0, K, stage, phase, x_ring, w_ring, s_ring, full, empty, FORMAT, COMPUTE, STAGES, ME,
+            )  # fmt: skip
         _write(
             acc, out_tiles.index(ME), out_desc, x_global_ptr, w_global_ptr, row, (2 * n + ME) * ROWS, bound, valid, matrix, M, N,
             MODE, X_PER_ROW, W_GLOBAL, UNSHIFT,
@@ -138,14 +227,15 @@ def _multiply(
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["G", "M"])
+@gluon.jit(do_not_specialize=["G", "M", "total", "share"])
 def matmul_w4_hopper_kernel(
-    x_desc, w_desc, s_desc, out_desc, x_global_ptr, w_global_ptr, groups_ptr, G, M, N, K, scale_columns, MODE: gl.constexpr,
-    SINGLE: gl.constexpr, FORMAT: gl.constexpr, COMPUTE: gl.constexpr, X_PER_ROW: gl.constexpr, W_GLOBAL: gl.constexpr,
+    x_desc, w_desc, s_desc, out_desc, x_global_ptr, w_global_ptr, groups_ptr, parts_ptr, G, total, share, M, N, K, scale_columns,
+    MODE: gl.constexpr, SINGLE: gl.constexpr, FORMAT: gl.constexpr, COMPUTE: gl.constexpr, X_PER_ROW: gl.constexpr, W_GLOBAL: gl.constexpr,
     UNSHIFT: gl.constexpr, STAGES: gl.constexpr, TOKENS: gl.constexpr, GROUP: gl.constexpr,
+    SHARED: gl.constexpr,
 ):  # fmt: skip
     """out[m, n] = x[m] @ w[n] in tiles of TOKENS x 128; as many programs as there are SMs walk all of them. K is a multiple
-    of 128."""
+    of 128. SHARED: one product, of which each takes `share` of `total` steps, both even; of tiles that are cut, the parts."""
     x_ring = gl.allocate_shared_memory(x_desc.dtype, [STAGES, TOKENS, STEP], x_desc.layout)
     w_ring = gl.allocate_shared_memory(w_desc.dtype, [STAGES, 2 * ROWS, STEP // 8], w_desc.layout)
     s_ring = gl.allocate_shared_memory(s_desc.dtype, [STAGES, 32, 4], s_desc.layout)
@@ -156,11 +246,21 @@ def matmul_w4_hopper_kernel(
         mbarrier.init(full.index(s), 1)
         mbarrier.init(empty.index(s), 2)
     fence_async_shared()
-    gl.warp_specialize([
-        (_multiply, (out_desc, x_global_ptr, w_global_ptr, groups_ptr, G, M, N, K, x_ring, w_ring, s_ring, out_tiles, full, empty,
-                     MODE, SINGLE, FORMAT, COMPUTE, X_PER_ROW, W_GLOBAL, UNSHIFT, STAGES, TOKENS, GROUP, 0)),
-        (_multiply, (out_desc, x_global_ptr, w_global_ptr, groups_ptr, G, M, N, K, x_ring, w_ring, s_ring, out_tiles, full, empty,
-                     MODE, SINGLE, FORMAT, COMPUTE, X_PER_ROW, W_GLOBAL, UNSHIFT, STAGES, TOKENS, GROUP, 1)),
-        (_fill, (x_desc, w_desc, s_desc, groups_ptr, G, M, N, K, scale_columns, x_ring, w_ring, s_ring, full, empty, MODE, SINGLE,
-                 FORMAT, STAGES, TOKENS, GROUP)),
-    ], [4, 1], [240, 24])  # fmt: skip
+    if SHARED:
+        gl.warp_specialize([
+            (_multiply_shares, (out_desc, parts_ptr, x_global_ptr, w_global_ptr, total, share, M, N, K, x_ring, w_ring, s_ring, out_tiles,
+                                full, empty, FORMAT, COMPUTE, X_PER_ROW, W_GLOBAL, UNSHIFT, STAGES, TOKENS, 0)),
+            (_multiply_shares, (out_desc, parts_ptr, x_global_ptr, w_global_ptr, total, share, M, N, K, x_ring, w_ring, s_ring, out_tiles,
+                                full, empty, FORMAT, COMPUTE, X_PER_ROW, W_GLOBAL, UNSHIFT, STAGES, TOKENS, 1)),
+            (_fill_shares, (x_desc, w_desc, s_desc, total, share, M, K, scale_columns, x_ring, w_ring, s_ring, full, empty, FORMAT,
+                            STAGES, TOKENS)),
+        ], [4, 1], [240, 24])  # fmt: skip
+    else:
+        gl.warp_specialize([
+            (_multiply, (out_desc, x_global_ptr, w_global_ptr, groups_ptr, G, M, N, K, x_ring, w_ring, s_ring, out_tiles, full, empty,
+                         MODE, SINGLE, FORMAT, COMPUTE, X_PER_ROW, W_GLOBAL, UNSHIFT, STAGES, TOKENS, GROUP, 0)),
+            (_multiply, (out_desc, x_global_ptr, w_global_ptr, groups_ptr, G, M, N, K, x_ring, w_ring, s_ring, out_tiles, full, empty,
+                         MODE, SINGLE, FORMAT, COMPUTE, X_PER_ROW, W_GLOBAL, UNSHIFT, STAGES, TOKENS, GROUP, 1)),
+            (_fill, (x_desc, w_desc, s_desc, groups_ptr, G, M, N, K, scale_columns, x_ring, w_ring, s_ring, full, empty, MODE, SINGLE,
+                     FORMAT, STAGES, TOKENS, GROUP)),
+        ], [4, 1], [240, 24])  # fmt: skip

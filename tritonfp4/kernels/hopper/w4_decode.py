@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
 #: Elements along K of a stage, rows of a warpgroup.
 STEP, ROWS = gl.constexpr(64), gl.constexpr(64)
@@ -112,11 +113,12 @@ def _scales(codes, HALF: gl.constexpr, FORMAT: gl.constexpr, COMPUTE: gl.constex
 
 @gluon.jit
 def weights(
-    w_ring, s_ring, stage, ME: gl.constexpr, HALF: gl.constexpr, FORMAT: gl.constexpr, COMPUTE: gl.constexpr,
+    w_ring, s_ring, full, stage, phase, ME: gl.constexpr, HALF: gl.constexpr, FORMAT: gl.constexpr, COMPUTE: gl.constexpr,
     LAYOUT: gl.constexpr,
 ):  # fmt: skip
     """Warpgroup ME's 64 rows of a stage: [64, 64] in LAYOUT, wgmma's left operand. HALF: which two of four MXFP4 scales."""
     WORDS: gl.constexpr = gl.SliceLayout(2, PICKED)
+    mbarrier.wait(full.index(stage), phase)
     words = w_ring.index(stage).slice(ME * ROWS, ROWS, dim=0).load(WORDS)
     codes = s_ring.index(stage).slice(ME * 2, 2, dim=1).load(TILED)
     codes = gl.convert_layout(codes.permute((1, 0)).reshape([ROWS]), gl.SliceLayout(1, WORDS), assert_trivial=True)
@@ -126,15 +128,17 @@ def weights(
     words = gl.expand_dims(words, 2)
     if COMPUTE == "fp16":
         low, high = gl.inline_asm_elementwise(
-            _FP16, "=h,=h,r,r,r", [words, t, s], dtype=(gl.float16, gl.float16), is_pure=True, pack=1
+            _FP16, "=h,=h,r,r,r", [words, t, s], dtype=(gl.float16, gl.float16), is_pure=False, pack=1
         )
     elif FORMAT == "nvfp4":
         low, high = gl.inline_asm_elementwise(
-            _BF16, "=h,=h,r,r,r,r", [words, t, s, -0x7FFF8000], dtype=(gl.bfloat16, gl.bfloat16), is_pure=True, pack=1
+            _BF16, "=h,=h,r,r,r,r", [words, t, s, -0x7FFF8000], dtype=(gl.bfloat16, gl.bfloat16), is_pure=False, pack=1
         )
     else:
         low, high = gl.inline_asm_elementwise(
             _BF16_TWICE, "=h,=h,r,r,r,r,r", [words, t, s, -0x7FFF8000, 0x7E807E80],
-            dtype=(gl.bfloat16, gl.bfloat16), is_pure=True, pack=1,
+            dtype=(gl.bfloat16, gl.bfloat16), is_pure=False, pack=1,
         )  # fmt: skip
+    # Without a branch behind them the compiler moves these instructions behind the wait for the MMA that they are to overlap.
+    mbarrier.wait(full.index(stage), phase)
     return gl.convert_layout(gl.join(low, high).reshape([ROWS, STEP]), LAYOUT, assert_trivial=True)
