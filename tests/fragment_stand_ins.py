@@ -11,6 +11,10 @@ from tritonfp4.reference.encode import e4m3_decode, e8m0_decode, pack, unpack
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 #: What decoded elements are multiplied with, besides their scale: the epilogue takes it back.
 SHIFT = {("nvfp4", "bf16"): 2.0**-8, ("nvfp4", "fp16"): 2.0**-7, ("mxfp4", "bf16"): 2.0**-2}
+#: Element of a chunk of 128, as it lies in memory, by its name in the fragment: of word i, element p + 4 h of thread t.
+NAMES = torch.tensor([
+    t * 32 + i * 8 + p + 4 * h for i in range(4) for p in range(4) for t in range(4) for h in range(2)
+])  # fmt: skip
 
 
 class Registers(torch.Tensor):
@@ -23,21 +27,21 @@ def registers(x):
     return x.as_subclass(Registers)
 
 
-def inline_asm_elementwise(asm, constraints, args, dtype, is_pure, pack):
-    """In the emulator. Every operand has the size that its constraint says."""
+def inline_asm_elementwise(asm, constraints, args, dtype, is_pure, pack, load=None):
+    """In the emulator. Every operand has the size that its constraint says; what loads is not pure."""
     several = isinstance(dtype, tuple)
     outs = dtype if several else (dtype,)
     kinds = [kind.lstrip("=&") for kind in constraints.split(",")]
     for kind, x in zip(kinds, [*outs, *args], strict=True):
         if isinstance(x, int):
-            assert kind == "r" and -(2**31) <= x < 2**31  # a larger one would not be an int32
+            assert kind == "l" or (kind == "r" and -(2**31) <= x < 2**31)  # a larger one would not be an int32
         else:
-            assert getattr(x, "dtype", x).itemsize == {"h": 2, "r": 4}[kind]
-    assert is_pure and pack == 1
+            assert getattr(x, "dtype", x).itemsize == {"h": 2, "r": 4, "l": 8}[kind]
+    assert pack == 1 and not (is_pure and load)
     plain = [x if isinstance(x, int) else x.as_subclass(torch.Tensor) for x in args]
     got = [
         registers(x.to({2: torch.int16, 4: torch.int32}[out.itemsize]).view(out))
-        for out, x in zip(outs, ptx.run(asm, constraints, plain), strict=True)
+        for out, x in zip(outs, ptx.run(asm, constraints, plain, load), strict=True)
     ]
     return tuple(got) if several else got[0]
 

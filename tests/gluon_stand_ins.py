@@ -7,6 +7,7 @@ other one is an error, also one that lies between its rows. Sums are in float64.
 from __future__ import annotations
 
 import functools
+import itertools
 import types
 
 import torch
@@ -59,6 +60,7 @@ class Memory:
         self.stored[places] = 0
 
         self.strides = None
+        self.ready = True  # not what an earlier kernel still writes
 
     def spread(self, stride, far):
         """Pointers count `far` where the tensor counts `stride`."""
@@ -66,6 +68,7 @@ class Memory:
 
     def place(self, at, what):
         """Where elements lie that are read or written, all of which must be the tensor's."""
+        assert self.ready, f"{what} of what the kernel before this one writes, before that is done"
         if self.strides:
             stride, far = self.strides
             at = torch.where(at % far < stride, at // far * stride + at % far, -1)
@@ -74,19 +77,34 @@ class Memory:
         assert inside.all(), f"{what} outside of the tensor: element {at[~inside][0]} of its memory"
         return at
 
+    def words(self, address, wanted, size, count):
+        """As many words of `size` bytes from each byte address on, where they are wanted."""
+        each = self.all.element_size()
+        read = address[wanted]
+        assert ((self.all.data_ptr() + read) % (size * count) == 0).all() and size % each == 0, "a load between words"
+        at = read[:, None] // each + torch.arange(size * count // each)
+        found = self.all.view(torch.uint8).view(-1, each)[self.place(at, "a load")].view(-1, count, size).long()
+        words = torch.zeros(*address.shape, count, dtype=torch.int64)
+        words[wanted] = (found << 8 * torch.arange(size)).sum(-1)
+        return words
+
 
 class Pointer:
     """Pointers to elements of a memory. Arithmetic makes other ones."""
 
     def __init__(self, memory, at):
         self.memory, self.at = memory, at
-        self.dtype = types.SimpleNamespace(element_ty=memory.all.dtype)
+        self.dtype, self.shape = types.SimpleNamespace(element_ty=memory.all.dtype), at.shape
 
     def __add__(self, by):
         return Pointer(self.memory, self.at + plain(by).long())
 
     def __sub__(self, by):
         return self + -by
+
+    def to(self, dtype, bitcast):
+        assert dtype == torch.int64 and bitcast
+        return self  # for assembly
 
 
 def load(pointer, mask=None, other=None, eviction_policy=""):
@@ -125,17 +143,17 @@ def _with(function):
     return lambda a, b: value(function(a, torch.as_tensor(b, dtype=a.dtype)))
 
 
-def language(program, warps):
-    """`gl` of one program."""
+def language(program, warps, after_previous):
+    """`gl` of one program. `after_previous`: what to do where it waits for the kernel before."""
     return types.SimpleNamespace(
         int32=torch.int32, int64=torch.int64, float16=torch.float16, bfloat16=torch.bfloat16, float32=torch.float64,
-        program_id=lambda axis: value(program), num_warps=lambda: warps, static_range=range,
+        program_id=lambda axis: value(program[axis]), num_warps=lambda: warps, static_range=range,
         BlockedLayout=_by_layout, NVMMADistributedLayout=_by_layout, DotOperandLayout=lambda operand, parent, width: parent,
         SliceLayout=lambda axis, parent: Layout(len(parent.order) - 1), convert_layout=lambda x, layout, assert_trivial: x,
         arange=arange, zeros=lambda shape, dtype, layout: value(torch.zeros(shape, dtype=dtype)), load=load, store=store,
         expand_dims=lambda x, axis: x.unsqueeze(axis), join=lambda a, b: torch.stack((a, b), -1), sum=lambda x, axis: x.sum(axis),
         cdiv=lambda a, b: -(-a // b), minimum=_with(torch.minimum), maximum=_with(torch.maximum),
-        where=lambda condition, a, b: value(torch.where(value(condition), a, b)), inline_asm_elementwise=_inline_asm,
+        where=lambda condition, a, b: value(torch.where(value(condition), a, b)), inline_asm_elementwise=functools.partial(_inline_asm, after_previous),
     )  # fmt: skip
 
 
@@ -147,8 +165,16 @@ def _emulated(asm, constraints, args, options):
     return tuple(map(value, got)) if isinstance(got, tuple) else value(got)
 
 
-def _inline_asm(asm, constraints, args, **options):
+def _inline_asm(after_previous, asm, constraints, args, **options):
     """In the emulator, which is slow: programs decode the same words again and again."""
+    if asm.startswith("griddepcontrol.wait;"):
+        assert not options["is_pure"]
+        return after_previous()
+    memories = [x.memory for x in args if isinstance(x, Pointer)]
+    if memories:
+        args = [x.at * x.memory.all.element_size() if isinstance(x, Pointer) else x for x in args]
+        got = inline_asm_elementwise(asm, constraints, args, **options, load=memories[0].words)
+        return tuple(map(value, got)) if isinstance(got, tuple) else value(got)
     args = (x if isinstance(x, int) else (plain(x).numpy().tobytes(), x.dtype, x.shape) for x in args)
     return _emulated(asm, constraints, tuple(args), tuple(options.items()))
 
@@ -157,12 +183,13 @@ class Kernel:
     """`kernel[grid](...)` of a jit function, each of its programs in turn; `modules` are those of what it calls, callees first.
 
     `memories` are those of the last launch, by the names of the arguments. `far`: of a pointer, the name of a stride and what the
-    kernel is told instead of it; the tensor stays as it is, and must begin its memory.
+    kernel is told instead of it; the tensor stays as it is, and must begin its memory. `previous`: the pointers to what the kernel
+    before this one writes, which a launch that may begin early must wait for. `waits`: whether there is such an instruction.
     """
 
-    def __init__(self, jit, *modules):
-        self.jit, self.modules = jit, modules
-        self.far, self.memories = {}, {}
+    def __init__(self, jit, *modules, previous=()):
+        self.jit, self.modules, self.previous = jit, modules, previous
+        self.far, self.memories, self.waits = {}, {}, True
 
     def _function(self, gl):
         scope = {}
@@ -180,9 +207,9 @@ class Kernel:
         return scope[self.jit.fn.__name__]
 
     def __getitem__(self, grid):
-        return lambda *args, **options: self._launch(*grid, *args, **options)
+        return lambda *args, **options: self._launch(grid, *args, **options)
 
-    def _launch(self, programs, *args, num_warps, **constants):
+    def _launch(self, grid, *args, num_warps, maxnreg=None, launch_pdl=False, **constants):
         given = dict(zip(self.jit.fn.__code__.co_varnames, args, strict=False))
         self.memories = {name: Memory(x) for name, x in given.items() if isinstance(x, torch.Tensor)}
         for name, memory in self.memories.items():
@@ -190,5 +217,13 @@ class Kernel:
         for pointer, (stride, far) in self.far.items():
             self.memories[pointer].spread(given[stride], far)
             given[stride] = far
-        for program in range(programs):
-            self._function(language(program, num_warps))(**given, **constants)
+
+        def previous_done(done=True):
+            assert self.waits, "a wait for the kernel before this one"
+            for name in self.previous:
+                self.memories[name].ready = done
+
+        for program in itertools.product(*map(range, grid)):
+            if launch_pdl:
+                previous_done(False)
+            self._function(language(program, num_warps, previous_done))(**given, **constants)

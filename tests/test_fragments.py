@@ -8,6 +8,7 @@ import pytest
 import torch
 from fragment_stand_ins import (
     GL,
+    NAMES,
     SHIFT,
     TYPES,
     call,
@@ -42,6 +43,8 @@ BF16_FMA, F16_FMA = "fma.rn.bf16x2 $0, $1, $2, $3;", "fma.rn.f16x2 $0, $1, $2, $
     ("prmt.b32 $0, $1, $1, 0x9180;", "=r,r", [0x12348C7F], 0xFF8C007F),  # bytes 0 and 1, each with its sign above it
     ("{ .reg .pred q; setp.eq.u32 q, $1, 0; selp.b32 $0, 0x40, $1, q; }", "=r,r", [0], 0x40),
     ("{ .reg .pred q; setp.eq.u32 q, $1, 0; selp.b32 $0, 0x40, $1, q; }", "=r,r", [7], 7),
+    ("{ .reg .pred q; setp.ne.s32 q, $1, 0; selp.b32 $0, 0x40, $1, q; }", "=r,r", [7], 0x40),
+    ("mov.b32 $0, 0x87;", "=r,r", [7], 0x87),
     # Halves of a register are of different cases: 1 * 1 + 2^-8 -> 1, 129 / 128 + 2^-8 -> 130 / 128.
     (BF16_FMA, THREE, [0x3F803F81, 0x3F803F80, 0x3B803B80], 0x3F803F82),
     # 129 * 3 -> 388, and a little less than that -> 386; rounded to float32 first, both were 388.
@@ -65,6 +68,34 @@ def test_an_input_may_be_read_behind_an_early_clobber():
     assert ptx.run("and.b32 $0, $1, $2; and.b32 $0, $0, $3;", "=&r,r,r,r", [15, 14, 7]) == [6]
 
 
+BYTES = torch.arange(0x80, 0xA0)
+
+
+def load(at, wanted, size, count):
+    """Of `BYTES`."""
+    words = [[BYTES[place + i * size + torch.arange(size)] for i in range(count)] for place in at.where(wanted, 0)]
+    return torch.stack([torch.stack([(word << 8 * torch.arange(size)).sum() for word in row]) for row in words])
+
+
+@pytest.mark.parametrize("kind, inputs, expected", [
+    ("ld.global.u8 $0, [$1];", "=r,l,r", [0x84, 0x80]),
+    ("ld.global.L1::no_allocate.u16 $0, [$1];", "=r,l,r", [0x8584, 0x8180]),
+    ("{ .reg .pred p; setp.ne.s32 p, $2, 0; mov.b32 $0, 0; @p ld.global.u16 $0, [$1]; }", "=r,l,r", [0x8584, 0]),
+    ("{ .reg .pred p; setp.ne.s32 p, $2, 0; @p ld.global.u16 $0, [$1]; }", "=r,l,r", [0x8584, ptx.UNDEFINED]),
+    ("ld.global.L2::cache_hint.v4.b32 {a, $0, b, c}, [$1], $1;", "=r,l,r", [0x8B8A8988, 0x87868584]),
+])  # fmt: skip
+def test_the_emulator_s_loads(kind, inputs, expected):
+    """At two addresses, of which the predicate lets the first one be read."""
+    (got,) = ptx.run(kind, inputs, [torch.tensor([4, 0]), torch.tensor([-1, 0])], load)
+    assert got.tolist() == expected
+
+
+def test_an_input_may_be_read_behind_an_output_of_another_size():
+    """No register holds both."""
+    (got,) = ptx.run("mov.b32 $0, 0; ld.global.u8 $0, [$1];", "=r,l", [torch.tensor([4])], load)
+    assert got.tolist() == [0x84]
+
+
 def test_the_emulator_s_halves_are_the_low_and_the_high_one():
     assert [hex(x) for x in ptx.run("mov.b32 {$0, $1}, $2;", "=h,=h,r", [0x87654321])] == ["0x4321", "0x8765"]
 
@@ -78,7 +109,9 @@ def test_the_emulator_s_tables_of_three():
 
 @pytest.mark.parametrize("asm, error", [
     ("xor.b32 $0, $1, $2;", NotImplementedError),
-    ("mov.b32 $0, $1;", NotImplementedError),
+    ("mov.b64 $0, $1;", NotImplementedError),
+    ("@p mov.b32 $0, $1;", NotImplementedError),
+    ("ld.global.b32 $0, [$1];", NotImplementedError),  # no address, and no memory
     ("lop3.b32 $0, $1, $2, $3, 0x1EA;", ValueError),
     ("and.b32 $0, $1, $2, $3;", NotImplementedError),
     ("and.b32 $0, $1, a;", KeyError),  # never written
@@ -104,7 +137,7 @@ def code_words(fmt, codes):
 def check(words, codes, fmt, compute):
     """Elements of words [.., 4], with scale codes [.., 2 or 1], are equal to e2m1 * scale * shift, which the type holds exactly:
     NaN where that is NaN, and there alone. Zeros have any sign."""
-    got = call(KERNEL._pairs, words, code_words(fmt, codes), fmt, compute)
+    got = call(KERNEL.pairs, words, code_words(fmt, codes), fmt, compute)
     assert got.dtype == TYPES[compute] and got.shape == (*words.shape, 2, 2, 2)
     got = got.movedim(-1, -3).flatten(-3).double()  # p + 4 h
     scales = scale_values(fmt, codes).repeat_interleave(4 // codes.shape[-1], -1)
@@ -168,7 +201,13 @@ def plain(generator, rows, compute):
 
 def right(fmt, compute, generator):
     """The right operand in the fragment [W, 128, tokens], and its values [W, tokens, 128]."""
-    if fmt == "plain":
+    if fmt == "ordered":
+        _, values = plain(generator, TOKENS, compute)
+        # of each thread's four words of eight, p and p + 4 together
+        words = values.to(TYPES[compute]).unflatten(-1, (4, 4, 2, 4)).mT.contiguous().view(torch.int32)
+        words = words.reshape(WARPS, TOKENS // 8, 8, 4, 16)
+        fragment = call(KERNEL.ordered_fragment, words, compute, None)
+    elif fmt == "plain":
         words, values = plain(generator, TOKENS, compute)
         fragment = call(KERNEL.plain_fragment, words.unflatten(1, (-1, 8)), compute, None)
     else:
@@ -190,8 +229,8 @@ def left(fmt, compute, generator):
 
 @pytest.mark.parametrize("weights, activations, compute", [
     (weights, activations, compute)
-    for weights, compute in SHIFT for activations in ("plain", "nvfp4", "mxfp4")
-    if activations == "plain" or (activations, compute) in SHIFT
+    for weights, compute in SHIFT for activations in ("plain", "ordered", "nvfp4", "mxfp4")
+    if activations in ("plain", "ordered") or (activations, compute) in SHIFT
 ])  # fmt: skip
 def test_the_product_of_fragments_is_that_of_the_matrices(weights, activations, compute):
     """In float64, where it is exact."""
@@ -200,18 +239,12 @@ def test_the_product_of_fragments_is_that_of_the_matrices(weights, activations, 
     assert torch.equal(a @ b, a_values @ b_values.mT)
 
 
-#: Element of the chunk, as it lies in memory, by its name in the fragment: of word i, element p + 4 h of thread t.
-NAMES = torch.tensor([
-    t * 32 + i * 8 + p + 4 * h for i in range(4) for p in range(4) for t in range(4) for h in range(2)
-])  # fmt: skip
-
-
 @pytest.mark.parametrize("fmt, compute", SHIFT)
 def test_elements_are_called_what_the_mma_expects(fmt, compute):
     """Registers of a fragment hold neighbours of the thread that loaded them: a name's low bit, then the thread, then the rest."""
     generator = seeded(fmt, compute)
     fragment, values = left(fmt, compute, generator)
     assert torch.equal(fragment, values[..., NAMES])
-    for activations in ("plain", fmt):
+    for activations in ("plain", "ordered", fmt):
         fragment, values = right(activations, compute, generator)
         assert torch.equal(fragment, values[..., NAMES].mT)

@@ -19,8 +19,10 @@ from tritonfp4.layouts import shuffle_rows
 pytest.importorskip("triton.experimental.gluon")
 from gluon_stand_ins import Kernel
 
-from tritonfp4.kernels.fragments import decode, launch, matmul_w4
+from tritonfp4.device import target_info
+from tritonfp4.kernels.fragments import decode, launch, matmul_w4, order
 from tritonfp4.kernels.fragments.operands import groups_ready, words_ready
+from tritonfp4.kernels.launch import INTERPRETED
 
 SWIZZLED, NARROW, LINEAR = SfLayout.layout_128x4, SfLayout.layout_8x4, SfLayout.layout_linear
 PAIRS = [("bf16", "nvfp4"), ("fp16", "nvfp4"), ("bf16", "mxfp4"), ("nvfp4", "nvfp4"), ("mxfp4", "mxfp4")]
@@ -47,6 +49,20 @@ def dense(monkeypatch):
 
 
 @pytest.fixture
+def ordered(monkeypatch):
+    """What `matmul_w4` launches behind the kernel that orders the activations, as on sm_90: it may begin while that one runs."""
+    if not INTERPRETED:
+        pytest.skip("activations are ordered in the interpreter")
+    kernel = Kernel(matmul_w4.matmul_w4_kernel, decode, matmul_w4, previous=["x_ptr"])
+    monkeypatch.setattr(launch, "matmul_w4_kernel", kernel)
+    monkeypatch.setattr(launch, "device_info", lambda device: target_info(90))
+    monkeypatch.setattr(
+        launch, "order", lambda *args: order.order(*args[:-1], False)
+    )  # the interpreter launches nothing early
+    return kernel
+
+
+@pytest.fixture
 def grouped(monkeypatch):
     """What `grouped_w4` launches."""
     kernel = Kernel(matmul_w4.grouped_w4_kernel, decode, matmul_w4)
@@ -54,8 +70,8 @@ def grouped(monkeypatch):
     return kernel
 
 
-def tile(rows, tokens, warps):
-    return Config("fragments", rows, 128, tokens, warps, swap=True)
+def tile(rows, tokens, warps, stages=2, **options):
+    return Config("fragments", rows, 128, tokens, warps, stages, swap=True, **options)
 
 
 def surrounded(x):
@@ -111,13 +127,38 @@ def test_formats_and_layouts(dense, a, b, layout):
 @pytest.mark.parametrize("rows, tokens", TILES)
 def test_every_tile(dense, rows, tokens, warps):
     """K of one piece, of whole steps (an odd number of pairs of them, too), and some that no step divides; rows that no tile does."""
-    step = 128 * warps
+    step, stages = 128 * warps, 1 + (TILES.index((rows, tokens)) + warps.bit_length()) % 4
     sizes = [32, step, 2 * step, 2 * step + 32, 3 * step - 64, 4 * step + 96, 6 * step]
     first = TILES.index((rows, tokens)) + warps
     for i, k in enumerate(sizes[first % 4 :: 4]):
         a, b = PAIRS[(first + i) % len(PAIRS)]
         m, n = ((tokens + 3, rows - 1), (tokens, rows), (1, rows + 9), (tokens - 1, 2 * rows))[(first + i) % 4]
-        multiply(dense, operand(m, k, a, SWIZZLED, 1), operand(n, k, b, SWIZZLED, 2), tile(rows, tokens, warps))
+        multiply(dense, operand(m, k, a, SWIZZLED, 1), operand(n, k, b, SWIZZLED, 2), tile(rows, tokens, warps, stages))
+
+
+@pytest.mark.parametrize("k", [32, 128, 384, 512, 544, 1024, 1056, 1536])
+@pytest.mark.parametrize("stages", [1, 2, 3, 4])
+def test_chunks_on_their_way(dense, stages, k):
+    """More of them than there are along K, as many, and fewer; K that ends within each of them."""
+    multiply(dense, operand(9, k, "bf16", SWIZZLED, 1), operand(20, k, "mxfp4", LINEAR, 2), tile(16, 8, 1, stages))
+
+
+@pytest.mark.parametrize("a, b", PAIRS)
+@pytest.mark.parametrize("rows, tokens, warps, stages", [(16, 8, 2, 2), (32, 16, 1, 1), (16, 32, 2, 3)])
+def test_ordered_activations(ordered, rows, tokens, warps, stages, a, b):
+    """K of one piece, of whole steps and of pieces that no chunk divides; rows that no tile divides, with scales of their own."""
+    for m, n, k in ((tokens + 3, rows + 5, 128 * warps * stages), (1, 20, 32), (2 * tokens, rows, 128 * warps + 96)):
+        left = operand(m, k, a, (SWIZZLED, NARROW, LINEAR)[m % 3], 1, per_row=a == "nvfp4" and m > 1)
+        config = tile(rows, tokens, warps, stages, ordered=True)
+        multiply(ordered, left, operand(n, k, b, SWIZZLED, 2), config)
+
+
+def test_ordered_activations_on_older_gpus(ordered, monkeypatch):
+    """Nothing is launched early there, and nothing waits: what would is no instruction of theirs."""
+    monkeypatch.setattr(launch, "device_info", lambda device: target_info(80))
+    ordered.waits = False
+    config = tile(16, 8, 2, 1, ordered=True)
+    multiply(ordered, operand(9, 96, "bf16", SWIZZLED, 1), operand(20, 96, "nvfp4", SWIZZLED, 2), config)
 
 
 @pytest.mark.parametrize("kinds", list(itertools.product(["none", "one", "row"], repeat=2)))
@@ -278,12 +319,13 @@ def test_batched_and_masked_groups(grouped, a, b, mode, kind):
 def test_tiles_of_groups(grouped, rows, tokens, warps):
     """K of one piece, of whole steps and not; a group of one row more than the tile."""
     a, b = PAIRS[:3][warps % 3]
+    stages = 1 + (rows // 16 + warps) % 3
     starts = [0, 1, tokens + 2]
     for k in (32, 256 * warps, 256 * warps + 160)[(rows // 32 + warps.bit_length()) % 2 :: 2]:
         matrices, weights = stacked(2, rows + 5, k, b, SWIZZLED)
         x = operand(starts[-1], k, a, SWIZZLED, 9)
         want = ragged(x, matrices, starts)
-        multiply_groups(grouped, x, weights, torch.tensor(starts), "indptr", want, tile(rows, tokens, warps))
+        multiply_groups(grouped, x, weights, torch.tensor(starts), "indptr", want, tile(rows, tokens, warps, stages))
 
 
 @pytest.mark.parametrize("starts, dtype", [

@@ -75,7 +75,12 @@ def matmul(
     """``[m, k] @ [n, k].T``; `layout` is that of a, b is always 128x4, as weights are."""
     b = b or a
     extra = [] if layout == SWIZZLED else [f"a in {layout.name[7:]}"]
-    extra += ["shuffled b"] * bool(row_shuffle) + [f"K={k}"] * (k != 4096) + ["fp32 out"] * (dtype == torch.float32)
+    extra += (
+        ["shuffled b"] * bool(row_shuffle)
+        + [f"K={k}"] * (k != 4096)
+        + [f"N={n}"] * (n != 4096)
+        + ["fp32 out"] * (dtype == torch.float32)
+    )
 
     def operands() -> tuple[Any, Any]:
         return aot.operand(a, m, k, layout), aot.operand(b, n, k, SWIZZLED, row_shuffle)
@@ -116,6 +121,14 @@ CASES: list[Case] = [
     matmul(16, "bf16", "nvfp4"),
     matmul(128, "bf16", "nvfp4"),
     matmul(40, "bf16", "nvfp4"),
+    matmul(40, "bf16", "nvfp4", n=4224),  # tiles that are cut, and the kernel that adds up
+    matmul(20, "bf16", "mxfp4"),
+    matmul(60, "nvfp4", "mxfp4"),
+    matmul(100, "bf16", "nvfp4", n=4224),
+    matmul(4, "bf16", "nvfp4", n=28672),
+    matmul(6, "bf16", "mxfp4", n=28672),
+    matmul(1, "bf16", "nvfp4", k=2880),
+    matmul(16, "bf16", "nvfp4", k=2880),
     matmul(16, "fp16", "nvfp4"),
     matmul(16, "fp16", "mxfp4"),
     matmul(128, "fp16", "mxfp4"),

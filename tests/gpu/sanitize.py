@@ -1,4 +1,4 @@
-"""One small launch of the Hopper kernel in each of its modes, checked, for compute-sanitizer:
+"""One small launch of each Hopper kernel, and of those of FP4 weights, in each of its modes, checked, for compute-sanitizer:
 
     compute-sanitizer --tool memcheck python tests/gpu/sanitize.py
     compute-sanitizer --tool racecheck python tests/gpu/sanitize.py
@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import gemm_checks as C
 from gemm_checks import fp8_operand
+from kernel_checks import error, exact_product, operand, threshold
 
 from tritonfp4.config import Config
 
@@ -43,6 +44,46 @@ LAUNCHES = {
 }
 
 
+def _w4(path: str, rows: int, step: int, tokens: int, warps: int, stages: int, **more: object) -> Config:
+    return Config(path, rows, step, tokens, warps, stages, 8, swap=True, **more)
+
+
+#: name -> formats, (M, N, K), config. Ragged groups have 3, 0, 70 and 1 rows.
+W4_LAUNCHES = {
+    "fragments": ("bf16", "nvfp4", (3, 40, 352), _w4("fragments", 16, 128, 8, 4, 2)),
+    "fragments, ordered": ("bf16", "mxfp4", (13, 40, 1024), _w4("fragments", 16, 128, 16, 4, 1, ordered=True)),
+    "fragments, FP4 activations": ("nvfp4", "nvfp4", (13, 40, 352), _w4("fragments", 16, 128, 16, 4, 1, ordered=True)),
+    "stream": ("bf16", "nvfp4", (33, 136, 1280), _w4("stream_w4", 128, 128, 32, 20, 4)),
+    "stream, cut": ("bf16", "nvfp4", (33, 264, 2048), _w4("stream_w4", 256, 128, 64, 20, 3, shares=True)),
+    "many rows": ("bf16", "nvfp4", (140, 264, 640), _w4("hopper_w4", 128, 64, 128, 12, 3)),
+    "many rows, cut": ("bf16", "mxfp4", (140, 264, 2048), _w4("hopper_w4", 128, 64, 128, 12, 3, shares=True)),
+    "ragged, few rows": ("bf16", "nvfp4", (74, 72, 352), _w4("fragments", 32, 128, 8, 4, 2)),
+    "ragged, many rows": ("bf16", "nvfp4", (74, 136, 384), _w4("hopper_w4", 128, 64, 64, 12, 4)),
+}
+
+
+def _w4_launch(name: str) -> tuple[float, float]:
+    """Error and bound of a launch of `W4_LAUNCHES`."""
+    from tritonfp4 import BlockScaledTensor, SfLayout
+    from tritonfp4.kernels.products import multiply, multiply_groups
+
+    a, b, (m, n, k), config = W4_LAUNCHES[name]
+    layout = SfLayout.layout_128x4
+    x = operand(m, k, a, layout, 1)
+    out = torch.full((m, n), float("nan"), dtype=C.BF16, device="cuda")
+    if not name.startswith("ragged"):
+        w = operand(n, k, b, layout, 2)
+        want = exact_product(x, w)
+        multiply(x.to("cuda"), w.to("cuda"), out, config)
+    else:
+        ends = (0, 3, 3, 73, 74)
+        matrices = [operand(n, k, b, layout, g) for g in range(4)]
+        want = torch.cat([exact_product(x[ends[g] : ends[g + 1]], w) for g, w in enumerate(matrices)])
+        offsets = torch.tensor(ends, dtype=torch.int32, device="cuda")
+        multiply_groups(x.cuda(), BlockScaledTensor.stack(matrices).to("cuda"), offsets, "indptr", out, config)
+    return error(out, want), threshold(out)
+
+
 def main() -> None:
     from tritonfp4.kernels.hopper.launch import matmul_fp8_hopper
 
@@ -58,9 +99,14 @@ def main() -> None:
         groups = args.get({"indptr": "m_indptr", "masked": "masked_m"}.get(mode, ""))
         out = torch.empty(problem.want.shape, dtype=C.BF16, device="cuda")
         matmul_fp8_hopper(fp8_operand(args["a"], sa, 1), fp8_operand(args["b"], sb, 128), groups, mode, out, config)
-        error = C.error(out, problem.want)
-        print(f"{name}: error {error:.2e}", flush=True)
-        if not error <= C.bound_of(out):
+        off = C.error(out, problem.want)
+        print(f"{name}: error {off:.2e}", flush=True)
+        if not off <= C.bound_of(out):
+            wrong.append(name)
+    for name in W4_LAUNCHES:
+        off, bound = _w4_launch(name)
+        print(f"FP4 weights, {name}: error {off:.2e}", flush=True)
+        if not off <= bound:
             wrong.append(name)
     if wrong:
         sys.exit(f"wrong: {', '.join(wrong)}")

@@ -21,8 +21,8 @@ TILES = [(r, m, w) for r, m, w in itertools.product((16, 32, 64), (8, 16, 32), (
 GUARD = 77.0
 
 
-def tile(rows: int, tokens: int, warps: int) -> Config:
-    return Config("fragments", rows, 128, tokens, warps, swap=True)
+def tile(rows: int, tokens: int, warps: int, stages: int = 2, ordered: bool = False, registers: int = 0) -> Config:
+    return Config("fragments", rows, 128, tokens, warps, stages, swap=True, ordered=ordered, max_registers=registers)
 
 
 def launch(a, b, config, dtype=torch.bfloat16, transposed=False):
@@ -57,6 +57,34 @@ def test_every_tile(rows, tokens, warps):
     ):
         assert illegal(tile(rows, tokens, warps), Problem("matmul", m, n, k, a, b, info, pieces=True)) is None
         launch(operand(m, k, a, SWIZZLED, 1), operand(n, k, b, SWIZZLED, 2), tile(rows, tokens, warps))
+
+
+@pytest.mark.parametrize("rows, tokens, warps, stages, registers", [
+    (16, 8, 8, 2, 72), (16, 8, 2, 2, 72), (16, 16, 4, 1, 72), (16, 16, 2, 1, 72), (32, 32, 4, 1, 0), (16, 8, 4, 3, 0), (32, 16, 1, 4, 0),
+])  # fmt: skip
+@pytest.mark.parametrize("a, b", PAIRS)
+def test_ordered_activations(a, b, rows, tokens, warps, stages, registers):
+    """Activations brought into the order of the MMA by a kernel before; K of pieces that no chunk divides, rows that no tile divides; all
+    scale layouts of FP4 ones."""
+    for i, (m, n, k) in enumerate(
+        ((1, 16, 32), (tokens, 40, 352), (tokens + 3, 100, 2048), (2 * tokens - 1, 264, 4096))
+    ):
+        layout = (SWIZZLED, NARROW, LINEAR)[i % 3]
+        left = operand(m, k, a, layout, i, per_row=a == "nvfp4" and i % 2 == 0)
+        config = tile(rows, tokens, warps, stages, True, registers if k % (128 * stages * warps) == 0 else 0)
+        out = launch(left, operand(n, k, b, SWIZZLED, 7), config)
+        assert torch.equal(out, launch(left, operand(n, k, b, SWIZZLED, 7), config))
+
+
+def test_ordered_activations_do_not_read_behind_k():
+    x, w = operand(5, 352, "bf16", SWIZZLED, 1), operand(72, 352, "nvfp4", SWIZZLED, 2).to("cuda")
+    wide = torch.full((9, 384), float("nan"), dtype=torch.bfloat16, device="cuda")
+    wide[:5, :352] = x.cuda()
+    from tritonfp4.kernels.fragments.launch import matmul_w4
+
+    out = torch.full((5, 72), float("nan"), dtype=torch.bfloat16, device="cuda")
+    matmul_w4(wide[:5, :352], w, out, tile(16, 16, 4, 1, True))
+    assert error(out, exact_product(x, w.to("cpu"))) <= threshold(out)
 
 
 @pytest.mark.parametrize("layout", [SWIZZLED, NARROW, LINEAR])
@@ -149,7 +177,7 @@ def test_the_public_call_takes_it():
 
 
 def group_tile(rows, tokens, warps):
-    return Config("fragments", rows, 128, tokens, warps, swap=True)
+    return Config("fragments", rows, 128, tokens, warps, 2, swap=True)
 
 
 @pytest.mark.parametrize("rows, tokens, warps", [(16, 8, 8), (32, 8, 4), (32, 32, 8), (64, 16, 2)])

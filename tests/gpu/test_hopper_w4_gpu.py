@@ -25,8 +25,8 @@ PAIRS = [
 H200, GUARD = target_info(90), 77.0
 
 
-def tile(tokens: int, stages: int) -> Config:
-    return Config("hopper_w4", 128, 64, tokens, 12, stages, 8, swap=True)
+def tile(tokens: int, stages: int, shares: bool = False) -> Config:
+    return Config("hopper_w4", 128, 64, tokens, 12, stages, 8, swap=True, shares=shares)
 
 
 def launch(a, b, config, dtype=torch.bfloat16):
@@ -58,6 +58,30 @@ def test_every_tile(tokens, stages):
         a, b = PAIRS[i % len(PAIRS)]
         assert illegal(tile(tokens, stages), Problem("matmul", m, n, k, a, b, H200, True, True)) is None
         launch(operand(m, k, a, SWIZZLED, i), operand(n, k, b, SWIZZLED, 100 + i), tile(tokens, stages))
+
+
+@pytest.mark.parametrize("tokens, stages", [(64, 3), (128, 8), (256, 4)])
+def test_shares(tokens, stages):
+    """Tiles cut in two, in many, and not at all; more tiles than programs."""
+    for i, (m, n, k) in enumerate(
+        (
+            (1, 128, 4096),
+            (tokens + 1, 264, 8192),
+            (tokens - 1, 4096, 1024),
+            (2 * tokens, 136 * 128 + 8, 384),
+            (300, 2056, 128),
+        )
+    ):
+        a, b = PAIRS[i % len(PAIRS)]
+        assert illegal(tile(tokens, stages, True), Problem("matmul", m, n, k, a, b, H200, True, True)) is None
+        left, right = (
+            operand(m, k, a, SWIZZLED, i, per_row=a == "nvfp4"),
+            operand(n, k, b, SWIZZLED, 100 + i, per_row=b == "nvfp4"),
+        )
+        first = launch(left, right, tile(tokens, stages, True), (torch.bfloat16, torch.float16)[i % 2])
+        for _ in range(3):
+            again = launch(left, right, tile(tokens, stages, True), (torch.bfloat16, torch.float16)[i % 2])
+            assert torch.equal(first, again)
 
 
 @pytest.mark.parametrize("a, b", PAIRS)
