@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 
 from tritonfp4.config import Config
-from tritonfp4.device import DeviceInfo
+from tritonfp4.device import DeviceInfo, triton_version
 from tritonfp4.formats import FORMATS, FP8_FORMATS
 from tritonfp4.layouts import round_up
 
@@ -125,6 +125,8 @@ def _illegal_stream_w4(config: Config, problem: Problem) -> str | None:
     shape = (config.block_m, config.block_n, config.block_k, config.num_warps, config.swap)
     if shape not in itertools.product((128, 256), (16, 32, 64), (128,), (20,), (True,)):
         return f"no kernel for tiles of {config.block_m} x {config.block_n} and {config.num_warps} warps"
+    if config.block_n == 64 and (triton_version() or ()) >= (3, 9):
+        return "Triton 3.9 spills registers for 64 rows of activations"
     if config.num_stages < 2 or (config.block_m == 128 and config.num_stages % 2):
         return f"num_stages = {config.num_stages} is less than 2, or odd for tiles that two warpgroups share"
     need, have = stream_w4_bytes(config), problem.device.arch.shared_bytes

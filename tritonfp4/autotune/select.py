@@ -18,8 +18,6 @@ HOPPER_W4_FROM_M, HOPPER_W4_FROM_GROUP = 16, 32
 HOPPER_W4_TILES = {64: 14, 128: 8, 256: 4}
 #: Tiles are cut into equal shares where whole ones would leave more of the GPU idle, unless there are many waves of them.
 SHARES_BELOW, WAVES = 0.84, 4
-#: From this N on, tiles of 256 weight rows, which read activations half as often, are worth the larger parts.
-STREAM_256_FROM_N = 8192
 #: Warps of a program that read 16 rows of weights: so many a multiprocessor at most, all at once, each with 72 registers a thread.
 FRAGMENT_WARPS, FRAGMENT_REGISTERS = 28, 72
 #: Below it, the tiles of 64 weight rows must fill every SM more than once, or the GPU waits for the few that decode.
@@ -128,9 +126,9 @@ def _hopper_w4(problem: Problem) -> list[Config]:
         tokens = _up_to(m, 64, 256)
         return [Config("hopper_w4", 128, 64, tokens, 12, HOPPER_W4_TILES[tokens], 8, swap=True)]
     if m <= 64:
-        tokens = _up_to(m, 16, 64)
         cut = shares(-(-n // 128), 0.9)
-        return [Config("stream_w4", 128, 128, tokens, 20, 8 if tokens < 64 else 6, swap=True, shares=cut)]
+        sizes = (64, 32) if m > 32 else (32,)
+        return [Config("stream_w4", 128, 128, t, 20, 6 if t == 64 else 8, swap=True, shares=cut) for t in sizes]
     tokens = _up_to(m, 128, 256)
     cut = shares(-(-m // tokens) * -(-n // 128), SHARES_BELOW)
     return [Config("hopper_w4", 128, 64, tokens, 12, HOPPER_W4_TILES[tokens], 8, swap=True, shares=cut)]
